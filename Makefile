@@ -10,7 +10,7 @@ PYTEST_FLAGS ?=
 VENV  := .venv
 READY := $(VENV)/.ready
 BIN   := $(VENV)/bin
-PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
 QUICKSTART := configs/experiments/quickstart.yaml
 CHECKPOINT := runs/quickstart/checkpoints/last.ckpt
@@ -38,7 +38,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) -e '.[dev]'
 	@echo "environment 4/4: pydoclint, apart (its docstring parser is not the one jsonargparse needs)"
 	@[ -x $(VENV)/pydoclint/bin/python ] || $(BIN)/python -m venv $(VENV)/pydoclint
-	@$(VENV)/pydoclint/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt pydoclint
+	@$(VENV)/pydoclint/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt pydoclint
 	@ln -sf ../pydoclint/bin/pydoclint $(BIN)/pydoclint
 	@touch $@
 

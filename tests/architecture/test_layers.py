@@ -62,6 +62,7 @@ def test_empty_layers_keep_the_contracts(empty_layers: Path) -> None:
     [
         ("errors/__init__", "import vedit.cli", "Modules import only lower layers"),
         ("engine/quality", "from vedit import system", "Modules import only lower layers"),
+        ("tokens/__init__", "import vedit.video", "siblings never each other"),
         ("flow/path", "import vedit.attention", "siblings never each other"),
         ("editor/__init__", "from vedit.system import EditSystem", "siblings never each other"),
         ("flow/path", "import transformers", "transformers stays in"),
@@ -90,6 +91,7 @@ def test_a_forbidden_import_is_noticed(
         ("codecs/wan_vae", "import diffusers"),
         ("finetune/lora", "import peft"),
         ("data/module", "import lightning.pytorch"),
+        ("video/__init__", "from vedit.errors import DataError"),
         ("cli/__init__", "import vedit.system, vedit.tokens"),
     ],
 )
