@@ -24,7 +24,7 @@ help:  ## Show this list
 $(VENV): $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	@if [ ! -x $(BIN)/python ]; then \
+	@if [ ! -x $(BIN)/pip ]; then \
 		for python in $(PYTHON) python3.13 python3.12 python3.11; do \
 			$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && found=$$python && break; \
 		done; \
