@@ -1,0 +1,1 @@
+"""What makes training data: exact edits, masks, and pairs mined from clips."""
