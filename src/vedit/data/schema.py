@@ -1,0 +1,157 @@
+"""One sample: what its ``.json`` member says, and which members lie beside it.
+
+A sample is a run of adjacent tar members that share a key (WebDataset's convention):
+``KEY.source.mp4``, ``KEY.target.mp4``, ``KEY.mask.mp4`` and ``KEY.reference.png`` where there
+are such, and ``KEY.json``, the record below.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
+from typing import Any, get_args, get_origin, get_type_hints
+
+from vedit.errors import DataError, nearest
+
+SOURCE = "source.mp4"
+TARGET = "target.mp4"
+MASK = "mask.mp4"
+REFERENCE = "reference.png"
+RECORD = "json"
+MEMBERS = (SOURCE, TARGET, MASK, REFERENCE, RECORD)
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """What is known of a sample without decoding it.
+
+    Attributes:
+        key: Name of the sample, unique in its folder of shards; holds no dot.
+        instructions: Wordings of the same edit; training draws one, evaluation takes the first.
+        frames: Length of source, target and mask.
+        height: Pixels.
+        width: Pixels.
+        fps: Frames per second.
+        task: What kind of edit, such as "global", "local", "reference".
+        edit: Name of the edit, for tables by edit.
+        split: "train", "test" or another name.
+        source_clip: File the frames come from.
+        start: First frame in that file.
+        stride: Step between frames in that file.
+        has_mask: Whether a mask video lies beside.
+        has_reference: Whether a reference image lies beside.
+        extra: Anything else, kept as it is.
+    """
+
+    key: str
+    instructions: tuple[str, ...]
+    frames: int
+    height: int
+    width: int
+    fps: float
+    task: str = "edit"
+    edit: str = ""
+    split: str = "train"
+    source_clip: str = ""
+    start: int = 0
+    stride: int = 1
+    has_mask: bool = False
+    has_reference: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def instruction(self) -> str:
+        """The first wording."""
+        return self.instructions[0]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Suffixes of the members that such a sample consists of."""
+        optional = ((MASK, self.has_mask), (REFERENCE, self.has_reference))
+        return (SOURCE, TARGET, *(m for m, there in optional if there), RECORD)
+
+    def to_json(self) -> str:
+        """Write as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> SampleRecord:
+        """Parse strictly.
+
+        Args:
+            text: The JSON.
+            where: Names the place in errors: shard and key.
+
+        Raises:
+            DataError: No JSON object, a field missing, unknown or of another type.
+        """
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{where}: not valid JSON ({error}).") from error
+        return cls.from_dict(content, where)
+
+    @classmethod
+    def from_dict(cls, content: object, where: str) -> SampleRecord:
+        """Check every field of parsed JSON; see `from_json`.
+
+        Raises:
+            DataError: No mapping, a field missing, unknown or of another type.
+        """
+        if not isinstance(content, dict):
+            raise DataError(f"{where}: expected a JSON object, got {type(content).__name__}.")
+        names = [f.name for f in fields(cls)]
+        for name in content:
+            if name not in names:
+                raise DataError(
+                    f"{where}: unknown field '{name}'.{nearest(name, names)} "
+                    "Free fields belong under 'extra'."
+                )
+        values = {}
+        hints = _field_types()
+        for f in fields(cls):
+            if f.name in content:
+                values[f.name] = _checked(content[f.name], hints[f.name], f"{where}: {f.name}")
+            elif f.default is MISSING and f.default_factory is MISSING:
+                raise DataError(f"{where}: field '{f.name}' is missing.")
+        record = cls(**values)
+        record.validate(where)
+        return record
+
+    def validate(self, where: str) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            DataError: A value out of range.
+        """
+        if not 0 < len(self.key) <= 80 or "." in self.key or "/" in self.key:
+            raise DataError(
+                f"{where}: key '{self.key}' must have 1 to 80 characters, none of them '.' or '/'."
+            )
+        if not self.instructions or not all(t.strip() for t in self.instructions):
+            raise DataError(f"{where}: instructions must hold at least one non-empty text.")
+        for name in ("frames", "height", "width", "fps", "stride"):
+            if getattr(self, name) <= 0:
+                raise DataError(f"{where}: {name} is {getattr(self, name)}, expected > 0.")
+
+
+@cache
+def _field_types() -> dict[str, Any]:
+    return get_type_hints(SampleRecord)
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    """Convert a JSON value to a field's type, without guessing."""
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        if not isinstance(value, list | tuple):
+            raise DataError(f"{where} is {value!r}, expected a list.")
+        return tuple(_checked(v, item, f"{where}[{i}]") for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    expected = hint if isinstance(hint, type) else dict
+    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+        raise DataError(f"{where} is {value!r}, expected {expected.__name__}.")
+    return value
