@@ -92,6 +92,7 @@ def test_a_forbidden_import_is_noticed(
         ("finetune/lora", "import peft"),
         ("data/module", "import lightning.pytorch"),
         ("video/__init__", "from vedit.errors import DataError"),
+        ("batch/__init__", "from vedit.tokens import Context"),
         ("cli/__init__", "import vedit.system, vedit.tokens"),
     ],
 )
