@@ -139,7 +139,7 @@ def test_expert_by_name_and_by_path() -> None:
     ("name", "words"),
     [
         ("sepa", "Did you mean 'sepia'"),
-        ("vedit.engine.experts.spatial.Blurr", "cannot be imported"),
+        ("vedit.engine.experts.spatial.NoSuchEdit", "cannot be imported"),
         ("vedit.no_such_module.Blur", "cannot be imported"),
         (".Blur", "cannot be imported"),
         ("pathlib.Path", "expected a subclass of Expert"),
