@@ -34,7 +34,7 @@ class SampleRecord:
         height: Pixels.
         width: Pixels.
         fps: Frames per second.
-        task: What kind of edit, such as "global", "local", "reference".
+        task: What kind of sample, such as "video" or "image"; a batch holds one kind.
         edit: Name of the edit, for tables by edit.
         split: "train", "test" or another name.
         source_clip: File the frames come from.
@@ -51,7 +51,7 @@ class SampleRecord:
     height: int
     width: int
     fps: float
-    task: str = "edit"
+    task: str = "video"
     edit: str = ""
     split: str = "train"
     source_clip: str = ""

@@ -30,7 +30,7 @@ from vedit.engine.experts import Expert, expert, experts
 from vedit.engine.experts.apply import apply_edit, local_instruction
 from vedit.engine.masks import KINDS, sample_mask
 from vedit.errors import ConfigError, DataError
-from vedit.video import NamedBytes, encode_video, read_video
+from vedit.video import NamedBytes, WindowReader, encode_video, read_video
 
 SETTINGS_NAME = "build.json"
 
@@ -131,7 +131,7 @@ class BuildConfig:
         return list(numbers)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Window:
     """Frames ``start, start + stride, ...`` of a clip."""
 
@@ -205,7 +205,10 @@ def _shots_by_clip(config: BuildConfig) -> dict[Path, list[Shot]]:
 
 
 def _drawn(runs: list[tuple[Path, int, list[Shot]]], config: BuildConfig) -> list[Window]:
-    """Draw windows; every start is as likely, so long clips give more."""
+    """Draw windows; every start is as likely, so long clips give more.
+
+    They are sorted, so that a shard reads one stretch of a clip: training shuffles anyway.
+    """
     generator = _generator(config.seed, "windows")
     by_stride = {s: [r for r in runs if r[1] == s] for s in {r[1] for r in runs}}
     strides = [s for s in config.strides if s in by_stride]
@@ -214,7 +217,7 @@ def _drawn(runs: list[tuple[Path, int, list[Shot]]], config: BuildConfig) -> lis
         chosen = by_stride[strides[_integer(generator, len(strides))]]
         place = _integer(generator, sum(len(s) for _, _, shots in chosen for s in shots))
         windows.append(_at(chosen, place))
-    return windows
+    return sorted(windows)
 
 
 def _spread(runs: list[tuple[Path, int, list[Shot]]], config: BuildConfig) -> list[Window]:
@@ -303,22 +306,26 @@ def _samples(config: BuildConfig, windows: list[Window], first: int, stop: int) 
     edits = [expert(config.chosen[i]) for i in order]
     per_window = config.samples_per_window
     current, source, video, fps = -1, b"", torch.empty(0), Fraction(1)
+    readers: dict[Path, WindowReader] = {}
     for i in range(first, stop):
         window = windows[i // per_window]
         if i // per_window != current:
             current = i // per_window
-            source, video, fps = _source(window, config)
+            if window.clip not in readers:
+                readers = {window.clip: WindowReader(window.clip, (config.height, config.width))}
+            source, video, fps = _source(window, readers[window.clip], config)
         edit = edits[i % len(edits)]
         yield _sample(f"{config.split}-{i:07d}", window, edit, source, video, fps, config)
 
 
-def _source(window: Window, config: BuildConfig) -> tuple[bytes, Tensor, Fraction]:
+def _source(
+    window: Window, reader: WindowReader, config: BuildConfig
+) -> tuple[bytes, Tensor, Fraction]:
     """The encoded window, and the pixels that a reader of it will see."""
-    size = (config.height, config.width)
-    original = read_video(window.clip, window.start, config.frames, window.stride, size)
-    data = encode_video(original.frames, original.fps, config.crf)
+    fps = reader.fps / window.stride
+    data = encode_video(reader.read(window.start, config.frames, window.stride), fps, config.crf)
     pixels = read_video(NamedBytes(data, "source")).frames
-    return data, to_signed(pixels), original.fps
+    return data, to_signed(pixels), fps
 
 
 def _sample(
@@ -348,7 +355,6 @@ def _sample(
         height=config.height,
         width=config.width,
         fps=float(fps),
-        task="local" if masked else "global",
         edit=edit.name,
         split=config.split,
         source_clip=window.clip.name,
