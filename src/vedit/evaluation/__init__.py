@@ -1,0 +1,1 @@
+"""How well a trained editor edits: scores, and the report that shows them."""
