@@ -1,0 +1,104 @@
+"""What a training step is given (`EditBatch`) and what the model is conditioned on (`Conditions`)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor
+
+from vedit.tokens import Context
+
+
+@dataclass(frozen=True)
+class EditBatch:
+    """Pixels and words of B samples of one shape.
+
+    A condition that is absent is absent for the whole batch: the batch plan puts samples with the
+    same conditions together, so that every rank trains the same modules at each step.
+
+    Attributes:
+        instruction: B instructions.
+        keys: B sample keys, for messages and reports.
+        videos: "source", "target", "mask" to (B, 3, F, H, W) in [-1, 1]; what the cache holds as
+            latents may be missing here.
+        reference: (B, R, 3, H, W) in [-1, 1], or None.
+        latents: cached codec outputs by name, "source", "target", "mask", "reference", each
+            (B, C, t, h, w); a name that is here is not encoded again.
+        features: cached features of the context encoder's frozen part, by name.
+        edits: B names of the edits where they are known, for reports.
+        clips: B names of the source clips (the same clip under several edits bears one name).
+        task: what kind of sample this is, such as "video" or "image".
+    """
+
+    instruction: tuple[str, ...]
+    keys: tuple[str, ...]
+    videos: Mapping[str, Tensor] = field(default_factory=dict)
+    reference: Tensor | None = None
+    latents: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Mapping[str, Tensor] | None = None
+    edits: tuple[str, ...] = ()
+    clips: tuple[str, ...] = ()
+    task: str = "video"
+
+    def __len__(self) -> int:
+        return len(self.instruction)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "EditBatch":
+        """The batch with its tensors on `device`."""
+
+        def move(value: object) -> object:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=non_blocking)
+            if isinstance(value, Mapping):
+                return {name: move(tensor) for name, tensor in value.items()}
+            return value
+
+        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+
+    def pin_memory(self) -> "EditBatch":
+        """The batch with its tensors in pinned memory, as torch's DataLoader asks for."""
+
+        def pin(value: object) -> object:
+            if isinstance(value, Tensor):
+                return value.pin_memory()
+            if isinstance(value, Mapping):
+                return {name: pin(tensor) for name, tensor in value.items()}
+            return value
+
+        return replace(self, **{f.name: pin(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the model is conditioned on; a name that is absent is a condition that is off.
+
+    Attributes:
+        latents: condition name ("source", "mask", "reference", or an extra one) to
+            (B, C, t, h, w); references lie along t, one latent frame each.
+        context: the encoded instruction, or None for a model without one.
+    """
+
+    latents: Mapping[str, Tensor] = field(default_factory=dict)
+    context: Context | None = None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.latents or (name == "instruction" and self.context is not None)
+
+    def __getitem__(self, name: str) -> Tensor | Context:
+        """The signal for injection `name`; "instruction" is the context.
+
+        Raises:
+            KeyError: if that condition is absent; the message lists those there are.
+        """
+        if name == "instruction" and self.context is not None:
+            return self.context
+        if name in self.latents:
+            return self.latents[name]
+        there = [*self.latents, *(["instruction"] if self.context is not None else [])]
+        raise KeyError(f"no condition '{name}'; there are: {', '.join(there) or 'none'}")
+
+    def without(self, *names: str) -> "Conditions":
+        """The conditions with those names off."""
+        kept = {name: value for name, value in self.latents.items() if name not in names}
+        context = None if "instruction" in names else self.context
+        return Conditions(kept, context)
