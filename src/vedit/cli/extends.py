@@ -1,0 +1,300 @@
+"""Compose YAML files: `extends`, overlays, command-line overrides and `${}`, in that order.
+
+What comes out is plain data with nothing left to resolve, so that whoever types it (jsonargparse)
+sees one complete document. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from vedit.errors import ConfigError, nearest
+
+Tree = dict[str, Any]
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one file, or the command line, contributes.
+
+    Attributes:
+        name: the file as it was named, or "command line".
+        tree: its keys, `extends` taken out.
+    """
+
+    name: str
+    tree: Tree
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A complete configuration and where each of its keys came from.
+
+    Attributes:
+        tree: plain data, interpolations resolved.
+        layers: what it was merged from, lowest priority first.
+    """
+
+    tree: Tree
+    layers: tuple[Layer, ...]
+
+    def origin(self, key: str) -> str:
+        """Name of the layer that set `key` (dotted), or its nearest parent, last."""
+        parts = key.split(".")
+        for length in range(len(parts), 0, -1):
+            for layer in reversed(self.layers):
+                if _holds(layer.tree, parts[:length]):
+                    return layer.name
+        return self.layers[0].name if self.layers else COMMAND_LINE
+
+    def error(self, key: str, problem: str) -> ConfigError:
+        """The one-line error about `key`: `file: key: problem`."""
+        return ConfigError(f"{self.origin(key)}: {key}: {problem}")
+
+
+def compose(files: Sequence[str | Path], overrides: Sequence[tuple[str, Any]] = ()) -> Composed:
+    """Merge configuration files and overrides, then resolve `${}`.
+
+    Args:
+        files: later files win over earlier ones; each may name others under `extends`.
+        overrides: (dotted key, value) pairs that win over all files. A key need not spell out
+            `init_args`: `model.source.time` means `model.source.init_args.time`. A key that ends
+            with `+` appends to a list.
+
+    Returns:
+        The merged tree, with `name` set to the stem of the first file if no layer sets it.
+
+    Raises:
+        ConfigError: if a file is missing or no YAML mapping, if `extends` goes round in a circle,
+            or if an interpolation names a key that is not there.
+    """
+    layers = [layer for file in files for layer in _layers(Path(file), ())]
+    tree: Tree = {}
+    for layer in layers:
+        tree = merge(tree, layer.tree)
+    for key, value in overrides:
+        layer = Layer(COMMAND_LINE, _nested(key.split("."), value, tree))
+        layers.append(layer)
+        tree = merge(tree, layer.tree)
+    if files:
+        tree.setdefault("name", Path(files[0]).stem)
+    return Composed(_interpolated(tree, layers), tuple(layers))
+
+
+def merge(base: Tree, top: Mapping[str, Any]) -> Tree:
+    """Merge `top` over `base`: mappings by key, all else replaced.
+
+    Two rules beyond that: when `class_path` changes, the arguments of the old class go with it; and
+    a key that ends with `+` appends its list to the one below.
+
+    Examples:
+        >>> merge({"a": {"class_path": "A", "init_args": {"x": 1}}}, {"a": {"class_path": "B"}})
+        {'a': {'class_path': 'B'}}
+        >>> merge({"a": [1]}, {"a+": [2]})
+        {'a': [1, 2]}
+    """
+    changed = "class_path" in base and top.get("class_path", base["class_path"]) != base["class_path"]
+    merged = {} if changed else copy.deepcopy(base)
+    for key, value in top.items():
+        if key.endswith("+"):
+            name = key[:-1]
+            below = merged.get(name) or []
+            merged[name] = [*_listed(below), *_listed(value)]
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        elif isinstance(value, Mapping):
+            merged[key] = merge({}, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def find_config(name: str | Path, beside: Path | None = None) -> Path:
+    """The file that a name in `extends` or `--config` means.
+
+    Args:
+        name: a path, with or without `.yaml`.
+        beside: the file that names it; its folder is looked in first, then `configs/`.
+
+    Raises:
+        ConfigError: if it is in none of these places; the message lists close names.
+    """
+    wanted = Path(name)
+    wanted = wanted if wanted.suffix else wanted.with_suffix(".yaml")
+    roots = [Path()] if beside is None else [beside.parent, *_config_roots(beside)]
+    for root in roots:
+        if (root / wanted).is_file():
+            return root / wanted
+    where = f"{beside}: extends: " if beside is not None else ""
+    looked = ", ".join(str(root / wanted) for root in roots)
+    siblings = [p.name for r in roots for p in (r / wanted).parent.glob("*.yaml")]
+    raise ConfigError(f"{where}no such file: {looked}.{nearest(wanted.name, siblings)}")
+
+
+def _layers(path: Path, below: tuple[Path, ...]) -> list[Layer]:
+    """The layers of one file: what it extends first, then itself."""
+    path = find_config(path)
+    identity = path.resolve()
+    if identity in below:
+        circle = " -> ".join(p.name for p in (*below[below.index(identity) :], identity))
+        raise ConfigError(f"{path}: extends: goes round in a circle: {circle}")
+    tree = read_yaml(path)
+    bases = tree.pop("extends", None) or []
+    if isinstance(bases, str):
+        bases = [bases]
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: extends: expected a file name or a list of them, got {bases!r}")
+    found = [find_config(base, beside=path) for base in bases]
+    layers = [layer for base in found for layer in _layers(base, (*below, identity))]
+    return [*layers, Layer(str(path), tree)]
+
+
+def read_yaml(path: Path) -> Tree:
+    """Read one YAML mapping.
+
+    Raises:
+        ConfigError: if it cannot be read or is not a mapping; the message gives the line.
+    """
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else str(path)
+        raise ConfigError(f"{line}: not valid YAML: {error.problem}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected keys with values, got a {type(tree).__name__}")
+    return tree
+
+
+def parse_value(text: str) -> Any:
+    """The value that `text` has in YAML: `null`, numbers, lists and the like.
+
+    Examples:
+        >>> parse_value("null"), parse_value("1e-4"), parse_value("[a, 2]"), parse_value("${name}")
+        (None, 0.0001, ['a', 2], '${name}')
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return text
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: `1e-4` is a number, and a key given twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key '{key}' is given twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _float_resolver() -> None:
+    import re
+
+    pattern = r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.[\d_]+)[eE][-+]?\d+$"
+    _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(pattern), list("-+.0123456789"))
+
+
+_float_resolver()
+
+
+def _config_roots(file: Path) -> list[Path]:
+    """`configs/` of the current folder, then that of the tree `file` lies in."""
+    above = [p for p in file.resolve().parents if p.name == "configs"]
+    return [Path("configs"), *above]
+
+
+def _nested(parts: list[str], value: Any, tree: Any) -> Tree:
+    """`{a: {b: value}}` for ["a", "b"], going through `init_args` where `tree` has a class."""
+    head, rest = parts[0], parts[1:]
+    is_class = isinstance(tree, Mapping) and "class_path" in tree
+    if is_class and head not in ("class_path", "init_args"):
+        return {"init_args": _nested(parts, value, tree.get("init_args"))}
+    if not rest:
+        return {head: value}
+    below = tree.get(head) if isinstance(tree, Mapping) else None
+    return {head: _nested(rest, value, below)}
+
+
+def _interpolated(tree: Tree, layers: Sequence[Layer]) -> Tree:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        config = OmegaConf.create(tree)
+        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        _raise_interpolation(error, tree, layers)
+    return dict(resolved)  # type: ignore[arg-type]
+
+
+def _raise_interpolation(error: Exception, tree: Tree, layers: Sequence[Layer]) -> NoReturn:
+    key = getattr(error, "full_key", None) or ""
+    problem = " ".join(str(error).split("\n")[0].split())
+    parts = _path(key)
+    value = _value(tree, parts)
+    shown = f"'{value}': " if isinstance(value, str) else ""
+    missing = problem.split("'")[1] if "Interpolation key" in problem else ""
+    hint = nearest(missing, _dotted(tree)) if missing else ""
+    reason = f"no key '{missing}' to take the value from" if missing else problem
+    raise Composed(tree, tuple(layers)).error(".".join(parts), f"{shown}{reason}.{hint}") from error
+
+
+def _path(key: str) -> list[str]:
+    return key.replace("[", ".").replace("]", "").split(".")
+
+
+def _value(tree: Any, parts: Sequence[str]) -> Any:
+    for part in parts:
+        if isinstance(tree, list) and part.isdigit() and int(part) < len(tree):
+            tree = tree[int(part)]
+        elif isinstance(tree, Mapping) and part in tree:
+            tree = tree[part]
+        else:
+            return None
+    return tree
+
+
+def _dotted(tree: Any, prefix: str = "") -> list[str]:
+    if not isinstance(tree, Mapping):
+        return []
+    keys = []
+    for key, value in tree.items():
+        keys += [f"{prefix}{key}", *_dotted(value, f"{prefix}{key}.")]
+    return keys
+
+
+def _holds(tree: Any, parts: Sequence[str]) -> bool:
+    for part in parts:
+        if isinstance(tree, list) and part.isdigit() and int(part) < len(tree):
+            tree = tree[int(part)]
+        elif isinstance(tree, Mapping) and part in tree:
+            tree = tree[part]
+        elif isinstance(tree, Mapping) and f"{part}+" in tree:
+            tree = tree[f"{part}+"]
+        else:
+            return False
+    return True
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
