@@ -1,0 +1,86 @@
+"""Samples of one bucket to one `EditBatch`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vedit.batch import EditBatch
+from vedit.errors import DataError
+
+
+@dataclass(frozen=True)
+class EditSample:
+    """One sample, decoded or as cached latents; the fields are those of `EditBatch` less B."""
+
+    key: str
+    instruction: str
+    edit: str = ""
+    clip: str = ""
+    task: str = "video"
+    videos: Mapping[str, Tensor] = field(default_factory=dict)
+    reference: Tensor | None = None
+    latents: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Mapping[str, Tensor] | None = None
+
+
+def collate(samples: Sequence[EditSample]) -> EditBatch:
+    """Stack samples.
+
+    Raises:
+        DataError: They differ in shape, in what they are conditioned on, or in kind.
+    """
+    first = samples[0]
+    for sample in samples[1:]:
+        if _kind(sample) != _kind(first):
+            raise DataError(
+                f"{sample.key}: cannot share a batch with {first.key}: it has "
+                f"{_kind(sample)}, the other {_kind(first)}."
+            )
+    references = [s.reference for s in samples if s.reference is not None]
+    features = [s.features for s in samples if s.features is not None]
+    return EditBatch(
+        instruction=tuple(s.instruction for s in samples),
+        keys=tuple(s.key for s in samples),
+        videos=_stacked([s.videos for s in samples]),
+        reference=torch.stack(references) if references else None,
+        latents=_stacked([s.latents for s in samples]),
+        features=_padded(features) if features else None,
+        edits=tuple(s.edit for s in samples),
+        clips=tuple(s.clip for s in samples),
+        task=first.task,
+    )
+
+
+def _kind(sample: EditSample) -> tuple[object, ...]:
+    """What must agree within a batch."""
+    return (
+        sample.task,
+        {name: tuple(v.shape) for name, v in sample.videos.items()},
+        {name: tuple(v.shape) for name, v in sample.latents.items()},
+        None if sample.reference is None else tuple(sample.reference.shape),
+        None if sample.features is None else sorted(sample.features),
+    )
+
+
+def _stacked(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([t[name] for t in tensors]) for name in tensors[0]}
+
+
+def _padded(features: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack features by name; shorter ones get zeros at the end of their first dimension."""
+    stacked = {}
+    for name in features[0]:
+        values = [f[name] for f in features]
+        if values[0].ndim:
+            longest = max(len(v) for v in values)
+            values = [
+                F.pad(v, (0, 0) * (v.ndim - 1) + (0, longest - len(v))) if len(v) < longest else v
+                for v in values
+            ]
+        stacked[name] = torch.stack(values)
+    return stacked

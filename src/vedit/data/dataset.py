@@ -1,0 +1,118 @@
+"""Random access to the samples of a folder of shards, decoded or as cached latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from vedit.batch import EditBatch
+from vedit.data.cache import CacheReader
+from vedit.data.collate import EditSample, collate
+from vedit.data.index import read_index
+from vedit.data.media import decode_member
+from vedit.data.plan import Draw
+from vedit.data.schema import MASK, REFERENCE, SOURCE, TARGET
+from vedit.data.shards import Entry, ShardReader
+from vedit.data.transforms import Letterbox, ReferenceTransform
+
+
+class EditDataset:
+    """The samples of one folder of shards.
+
+    Args:
+        directory: Folder with an index.
+        latents: Cache to take latents from; what it serves is not decoded.
+        features: Cache to take the instruction's features from.
+        reads_images: Names of the images those features depend on.
+        pixels: Decode the videos even where latents are cached.
+        reference: What happens to a reference image; a random one bypasses the cache.
+        wording: "random" draws one of the wordings with each showing, "first" never does.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        latents: CacheReader | None = None,
+        features: CacheReader | None = None,
+        reads_images: Sequence[str] = (),
+        pixels: bool = False,
+        reference: ReferenceTransform | None = None,
+        wording: Literal["random", "first"] = "first",
+    ) -> None:
+        index = read_index(directory)
+        self.directory, self.entries = index.directory, index.entries
+        self.latents, self.features, self.reads_images = latents, features, tuple(reads_images)
+        self.pixels, self.wording = pixels, wording
+        self.reference = reference or Letterbox()
+        self._reader = ShardReader(self.directory)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.entries)
+
+    def __getitem__(self, draw: Draw | int) -> EditSample:
+        """Read a sample; everything random about it follows from the seed of the draw.
+
+        Raises:
+            DataError: The shard or its cache is damaged.
+        """
+        draw = draw if isinstance(draw, Draw) else Draw(0, draw, 0)
+        entry = self.entries[draw.sample]
+        record = entry.record
+        generator = Generator().manual_seed(draw.seed)
+        text = record.instruction
+        if self.wording == "random":
+            number = int(torch.randint(len(record.instructions), (1,), generator=generator))
+            text = record.instructions[number]
+        videos: dict[str, Tensor] = {}
+        latents: dict[str, Tensor] = {}
+        for suffix in (SOURCE, TARGET, MASK):
+            if suffix in entry.members:
+                name = suffix.partition(".")[0]
+                if self.latents is not None:
+                    latents[name] = self.latents.latents(entry, suffix)
+                if self.latents is None or self.pixels:
+                    videos[name] = decode_member(self._reader, entry, suffix)
+        if record.has_reference and self._reference_is_cached():
+            assert self.latents is not None
+            latents["reference"] = self.latents.latents(entry, REFERENCE)
+        return EditSample(
+            key=record.key,
+            instruction=text,
+            edit=record.edit,
+            clip=record.source_clip,
+            task=record.task,
+            videos=videos,
+            reference=self._reference(entry, generator),
+            latents=latents,
+            features=None
+            if self.features is None
+            else self.features.features(entry, text, self.reads_images),
+        )
+
+    def _reference_is_cached(self) -> bool:
+        return self.latents is not None and not self.reference.random
+
+    def _reference(self, entry: Entry, generator: Generator) -> Tensor | None:
+        """The reference (1, 3, H, W), unless its latents stand for it."""
+        cached = self._reference_is_cached() and not self.pixels
+        if not entry.record.has_reference or cached:
+            return None
+        clip = decode_member(self._reader, entry, REFERENCE, self.reference, generator)
+        return clip.transpose(0, 1)
+
+
+class BatchDataset(Dataset[EditBatch]):
+    """Several datasets, read by the batch: an index is the list of draws that make one."""
+
+    def __init__(self, datasets: Sequence[EditDataset]) -> None:
+        self.datasets = tuple(datasets)
+
+    def __getitem__(self, draws: Sequence[Draw]) -> EditBatch:
+        """Read and stack the samples of one batch."""
+        return collate([self.datasets[draw.dataset][draw] for draw in draws])
