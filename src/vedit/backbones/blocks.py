@@ -1,0 +1,237 @@
+"""Transformer blocks and the modulation they share.
+
+Parameters bear the names that diffusers' Wan blocks give them, so that pretrained weights load
+without a conversion table and adapters trained here load there.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vedit.attention import Kernel, attention
+from vedit.backbones.rope import rotate
+from vedit.tokens import AttentionLayout, Context
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """The sizes of a block.
+
+    Attributes:
+        width: D.
+        heads: attention heads.
+        ffn_width: hidden width of the feed-forward layer.
+        cross_attn_norm: whether cross-attention reads normalised tokens.
+        eps: of every normalisation.
+    """
+
+    width: int
+    heads: int
+    ffn_width: int
+    cross_attn_norm: bool = True
+    eps: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What every block of one forward pass reads besides the tokens.
+
+    Attributes:
+        modulation: (B, G, 6, D), one row per sample and segment.
+        rotation: (2, N, head width / 2), cosines and sines of the positions.
+        layout: lengths and visibility of the segments.
+        context: what cross-attention attends to, None for nothing.
+        kernel: the attention implementation.
+    """
+
+    modulation: Tensor
+    rotation: Tensor
+    layout: AttentionLayout
+    context: Context | None
+    kernel: Kernel
+
+
+class Block(nn.Module, ABC):
+    """A transformer block: tokens in, tokens out.
+
+    Attributes:
+        cross_attention: whether it attends to a context.
+    """
+
+    cross_attention: ClassVar[bool]
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
+        """Tokens (B, N, D) to tokens (B, N, D)."""
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """Scale and shift tokens, each segment by its own row.
+
+    The rows are applied to contiguous slices; a table of one row per token is never built.
+
+    Args:
+        x: (B, N, D).
+        shift: (B, G, D).
+        scale: (B, G, D), added to one.
+        lengths: tokens per segment, G numbers that sum to N.
+
+    Returns:
+        (B, N, D).
+    """
+    gain = 1 + scale
+    parts = [
+        torch.addcmul(shift[:, g, None], part, gain[:, g, None])
+        for g, part in enumerate(x.split(lengths, 1))
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def add_gated(x: Tensor, update: Tensor, gate: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """Add an update to tokens, gated per segment.
+
+    Args:
+        x: (B, N, D).
+        update: (B, N, D).
+        gate: (B, G, D).
+        lengths: tokens per segment.
+
+    Returns:
+        (B, N, D).
+    """
+    pairs = zip(x.split(lengths, 1), update.split(lengths, 1), strict=True)
+    parts = [torch.addcmul(a, b, gate[:, g, None]) for g, (a, b) in enumerate(pairs)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation that computes and answers in at least float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) to (B, N, D), in at least float32."""
+        x = at_least_float32(x)
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with RMS-normalised queries and keys (normalised across heads).
+
+    Args:
+        width: D.
+        heads: number of heads; must divide D.
+        eps: of the normalisation.
+    """
+
+    def __init__(self, width: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width)
+        self.to_k = nn.Linear(width, width)
+        self.to_v = nn.Linear(width, width)
+        # A list of one, because "to_out.0" is the name that weights and adapters use.
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.norm_q = nn.RMSNorm(width, eps)
+        self.norm_k = nn.RMSNorm(width, eps)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1))
+
+    def forward(
+        self, tokens: Tensor, around: Surroundings, context: Context | None = None
+    ) -> Tensor:
+        """Self-attention, or attention to `context` if one is given.
+
+        Args:
+            tokens: (B, N, D).
+            around: kernel, layout and rotation.
+            context: what to attend to; None is the tokens themselves.
+
+        Returns:
+            (B, N, D).
+        """
+        seen = tokens if context is None else context.tokens
+        q = self._split(self.norm_q(self.to_q(tokens)))
+        k = self._split(self.norm_k(self.to_k(seen)))
+        v = self._split(self.to_v(seen))
+        if context is None:
+            q, k = rotate(q, around.rotation), rotate(k, around.rotation)
+            out = attention(q, k, v, around.layout, kernel=around.kernel)
+        else:
+            out = attention(q, k, v, valid=context.valid, kernel=around.kernel)
+        return self.to_out[0](out.flatten(2))
+
+
+class _GELUProjection(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.proj(x), approximate="tanh")
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU (tanh), Linear; named `net.0.proj` and `net.2`."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList(
+            [_GELUProjection(width, hidden), nn.Identity(), nn.Linear(hidden, width)]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) to (B, N, D)."""
+        return self.net[2](self.net[0](x))
+
+
+class CrossBlock(Block):
+    """Wan's block: self-attention, cross-attention to the context, feed-forward.
+
+    Self-attention and feed-forward are modulated by the noise level of each segment (adaptive layer
+    norm with gates, Peebles and Xie 2023, section 3.2); cross-attention is not. Without a context
+    it is skipped.
+
+    Args:
+        shape: sizes of the block.
+    """
+
+    cross_attention: ClassVar[bool] = True
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        width, eps = shape.width, shape.eps
+        self.norm1 = LayerNorm(width, eps, elementwise_affine=False)
+        self.attn1 = Attention(width, shape.heads, eps)
+        self.norm2 = LayerNorm(width, eps) if shape.cross_attn_norm else nn.Identity()
+        self.attn2 = Attention(width, shape.heads, eps)
+        self.norm3 = LayerNorm(width, eps, elementwise_affine=False)
+        self.ffn = FeedForward(width, shape.ffn_width)
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
+
+    def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
+        """Tokens (B, N, D) to tokens (B, N, D)."""
+        x, dtype, lengths = tokens, tokens.dtype, around.layout.lengths
+        modulation = self.scale_shift_table + at_least_float32(around.modulation)
+        shift1, scale1, gate1, shift3, scale3, gate3 = modulation.unbind(2)
+
+        h = modulate(self.norm1(x), shift1, scale1, lengths).to(dtype)
+        h = self.attn1(h, around)
+        x = add_gated(at_least_float32(x), h, gate1, lengths).to(dtype)
+
+        if around.context is not None:
+            x = x + self.attn2(self.norm2(x).to(dtype), around, around.context)
+
+        h = modulate(self.norm3(x), shift3, scale3, lengths).to(dtype)
+        h = self.ffn(h)
+        return add_gated(at_least_float32(x), h, gate3, lengths).to(dtype)

@@ -1,0 +1,250 @@
+"""Wan's diffusion transformer over segments that may differ in noise level, place and visibility.
+
+Every parameter bears the name that diffusers' `WanTransformer3DModel` gives it. The text projection
+(`condition_embedder.text_embedder`) is no part of it: it belongs to the context encoder, which
+emits tokens of width D.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from vedit.attention import Kernel, KernelName, choose_kernel
+from vedit.backbones.base import Backbone, BackboneSpec
+from vedit.backbones.blocks import (
+    Block,
+    BlockShape,
+    CrossBlock,
+    LayerNorm,
+    Surroundings,
+    at_least_float32,
+)
+from vedit.backbones.rope import rotation
+from vedit.errors import ConfigError
+from vedit.tokens import Grid, TokenSequence
+
+
+def sinusoid(t: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
+    """Cosines and sines of a time at geometrically spaced frequencies.
+
+    Args:
+        t: any shape, Wan's time in [0, 1000].
+        width: number of features, even.
+        max_period: of the slowest wave.
+
+    Returns:
+        (..., width): cosines, then sines, in at least float32.
+    """
+    half = width // 2
+    steps = torch.arange(half, dtype=torch.float32, device=t.device)
+    frequencies = torch.exp(-math.log(max_period) * steps / half)
+    angles = at_least_float32(t)[..., None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def unpatchify(patches: Tensor, grid: Grid, patch: tuple[int, int, int]) -> Tensor:
+    """Patches (B, N, pt * ph * pw * C) to latents (B, C, t, h, w)."""
+    x = patches.unflatten(2, (*patch, -1)).unflatten(1, grid)
+    return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+class _TimeMLP(nn.Module):
+    def __init__(self, in_width: int, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_width, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class TimeEmbedding(nn.Module):
+    """Noise levels to modulation, one row per sample and segment.
+
+    Args:
+        freq_dim: sinusoidal features of the time.
+        width: D.
+    """
+
+    def __init__(self, freq_dim: int, width: int) -> None:
+        super().__init__()
+        self.freq_dim = freq_dim
+        self.time_embedder = _TimeMLP(freq_dim, width)
+        self.time_proj = nn.Linear(width, 6 * width)
+
+    def forward(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed noise levels.
+
+        Args:
+            sigma: (B, G) in [0, 1]; Wan's time is 1000 sigma.
+
+        Returns:
+            (B, G, D) for the head and (B, G, 6, D) for the blocks.
+        """
+        features = sinusoid(1000 * sigma, self.freq_dim)
+        embedding = self.time_embedder(features.to(self.time_proj.weight.dtype))
+        return embedding, self.time_proj(F.silu(embedding)).unflatten(-1, (6, -1))
+
+
+class WanDiT(Backbone):
+    """Wan 2.1 / 2.2 diffusion transformer (defaults: Wan2.2-TI2V-5B).
+
+    Args:
+        num_layers: transformer blocks.
+        num_attention_heads: heads.
+        attention_head_dim: width of a head; heads x width = D.
+        ffn_dim: hidden width of the feed-forward layers.
+        in_channels: C of the latents.
+        out_channels: C of the velocity; None is the same.
+        text_dim: width of the text features that the pretrained text projection takes.
+        freq_dim: sinusoidal features of the time.
+        patch_size: (time, rows, columns).
+        cross_attn_norm: whether cross-attention reads normalised tokens.
+        eps: of every normalisation.
+        weights: folder or hub id in diffusers' layout; None starts from random weights.
+        block: makes a block from its shape.
+        gradient_checkpointing: recompute each block in the backward pass instead of keeping its
+            activations.
+        attention: kernel to use; "auto" takes the best that is installed.
+
+    Raises:
+        ConfigError: if the heads cannot be rotated or a size is not positive.
+    """
+
+    def __init__(
+        self,
+        num_layers: int = 30,
+        num_attention_heads: int = 24,
+        attention_head_dim: int = 128,
+        ffn_dim: int = 14336,
+        in_channels: int = 48,
+        out_channels: int | None = None,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        cross_attn_norm: bool = True,
+        eps: float = 1e-6,
+        weights: str | None = None,
+        block: Callable[[BlockShape], Block] = CrossBlock,
+        gradient_checkpointing: bool = False,
+        attention: KernelName = "auto",
+    ) -> None:
+        super().__init__()
+        if attention_head_dim % 2 or attention_head_dim < 6:
+            raise ConfigError(
+                f"attention_head_dim: rotary positions need an even width of at least 6, "
+                f"got {attention_head_dim}"
+            )
+        if num_layers < 1:
+            raise ConfigError(f"num_layers: a backbone needs at least one block, got {num_layers}")
+        width = num_attention_heads * attention_head_dim
+        out_channels = in_channels if out_channels is None else out_channels
+        patch = (patch_size[0], patch_size[1], patch_size[2])
+        shape = BlockShape(width, num_attention_heads, ffn_dim, cross_attn_norm, eps)
+
+        self.weights = weights
+        self.gradient_checkpointing = gradient_checkpointing
+        self.attention = attention
+        self.head_width = attention_head_dim
+        self.patch_embedding = nn.Conv3d(in_channels, width, kernel_size=patch, stride=patch)
+        self.condition_embedder = TimeEmbedding(freq_dim, width)
+        self.blocks = nn.ModuleList([block(shape) for _ in range(num_layers)])
+        self.norm_out = LayerNorm(width, eps, elementwise_affine=False)
+        self.proj_out = nn.Linear(width, out_channels * math.prod(patch))
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
+        self.spec = BackboneSpec(
+            width=width,
+            latent_channels=in_channels,
+            patch=patch,
+            cross_attention=bool(getattr(self.blocks[0], "cross_attention", False)),
+            blocks=num_layers,
+            text_width=text_dim,
+        )
+
+    def embed(self, latents: Tensor) -> tuple[Tensor, Grid]:
+        """Latents (B, C, t, h, w) to tokens (B, N, D) and their grid.
+
+        Raises:
+            ValueError: if the latents cannot be cut into whole patches.
+        """
+        sizes = tuple(latents.shape[2:])
+        if any(size % p for size, p in zip(sizes, self.spec.patch, strict=True)):
+            raise ValueError(
+                f"latents of {sizes} (time, rows, columns) cannot be cut into patches of "
+                f"{self.spec.patch}"
+            )
+        x = self.patch_embedding(latents)
+        return x.flatten(2).transpose(1, 2).contiguous(), (x.shape[2], x.shape[3], x.shape[4])
+
+    def kernel(self, device: torch.device, dtype: torch.dtype) -> Kernel:
+        """The attention kernel used on that device, and why (`.reason`).
+
+        Args:
+            device: where the tokens live.
+            dtype: of the tokens; autocast overrides it.
+        """
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        return choose_kernel(device.type, dtype, self.attention)
+
+    def forward(self, sequence: TokenSequence) -> Tensor:
+        """Predict the velocity of the segment named "target".
+
+        Args:
+            sequence: segments (B, N, D) in any order, with their noise levels, and a context.
+
+        Returns:
+            (B, C, t, h, w) on the grid of the target.
+
+        Raises:
+            ValueError: if the target has no grid.
+        """
+        target = sequence["target"]
+        if target.grid is None:
+            raise ValueError("segment 'target' has no grid: it cannot be turned into latents")
+        packed = sequence.pack()
+        embedding, modulation = self.condition_embedder(packed.sigma)
+        x = packed.tokens
+        around = Surroundings(
+            modulation=modulation,
+            rotation=rotation(packed.positions, self.head_width).to(
+                x.device, torch.promote_types(x.dtype, torch.float32)
+            ),
+            layout=packed.layout,
+            context=sequence.context,
+            kernel=self.kernel(x.device, x.dtype),
+        )
+        for block in self.blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, around, use_reentrant=False)
+            else:
+                x = block(x, around)
+        index = sequence.names.index("target")
+        start = sum(packed.layout.lengths[:index])
+        x = x.narrow(1, start, packed.layout.lengths[index])
+        return unpatchify(self._head(x, embedding[:, index]), target.grid, self.spec.patch)
+
+    def _head(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Tokens (B, N, D) at an embedded noise level (B, D) to patches (B, N, p * C)."""
+        table = at_least_float32(self.scale_shift_table + embedding[:, None])
+        shift, scale = table.chunk(2, dim=1)
+        x = torch.addcmul(shift, self.norm_out(x), 1 + scale).to(x.dtype)
+        return self.proj_out(x)
+
+    def load_weights(self) -> None:
+        """Load `weights` strictly, leaving the text projection to the context encoder.
+
+        Raises:
+            WeightsError: if a tensor is missing, unexpected or of another shape.
+        """
+        from vedit.weights import load_strictly, resolve_folder, tensors
+
+        if self.weights is None:
+            return
+        folder = resolve_folder(self.weights)
+        ignored = ("condition_embedder.text_embedder.",)
+        load_strictly(self, tensors(folder), where=str(folder), ignore=ignored)

@@ -1,0 +1,1 @@
+"""How conditions enter the sequence: add to tokens, append tokens, attend to a context."""

@@ -1,0 +1,145 @@
+"""Conditions that are added to the tokens of a segment."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vedit.backbones.base import BackboneSpec
+from vedit.conditioning.base import Injection, latents_of
+from vedit.conditioning.embed import EmbedFactory, PatchEmbed
+from vedit.errors import ConfigError
+from vedit.tokens import Context, Grid, TokenSequence
+
+
+class AddToTokens(Injection):
+    """Add the embedded condition to the tokens of a segment.
+
+    tokens of segment + scale(sigma) * embed(latents). Adds no token, so it costs next to nothing.
+    EasyV2V, section 3 (the mask, added to the source tokens).
+
+    Args:
+        spec: sizes of the backbone.
+        segment: whose tokens to add to.
+        embed: makes the embedding of the condition.
+    """
+
+    def __init__(
+        self, spec: BackboneSpec, segment: str = "target", embed: EmbedFactory = PatchEmbed
+    ) -> None:
+        super().__init__()
+        self.segment = segment
+        self.embed = embed(spec)
+
+    def scale(self, sigma: Tensor) -> Tensor:
+        """The gain on the condition: the one hook to override.
+
+        Args:
+            sigma: (B,) noise level of the segment in [0, 1].
+
+        Returns:
+            (B,); here one at every noise level.
+        """
+        return torch.ones_like(sigma)
+
+    def forward(
+        self, sequence: TokenSequence, signal: Tensor | Context, name: str
+    ) -> TokenSequence:
+        """Add the condition.
+
+        Args:
+            sequence: must hold the segment.
+            signal: latents (B, C, t, h, w) on the same token grid as the segment.
+            name: of the slot.
+
+        Returns:
+            The sequence with (B, N, D) added to the segment's tokens.
+
+        Raises:
+            ConfigError: if the segment is not in the sequence.
+            ValueError: if the grids differ.
+        """
+        if self.segment not in sequence.names:
+            raise ConfigError(
+                f"{name}: adds to segment '{self.segment}', but the sequence has only "
+                f"{', '.join(sequence.names)}; an earlier slot must append it, or set `segment`"
+            )
+        segment = sequence[self.segment]
+        tokens, grid = self.embed(latents_of(signal, name), sequence)
+        if grid != segment.grid:
+            raise ValueError(
+                f"slot '{name}': its latents make a token grid of {grid} (time, rows, columns), "
+                f"but segment '{self.segment}', to which they are added, has {segment.grid}; give "
+                f"both the same number of frames and size, or append instead of adding"
+            )
+        gain = self.scale(segment.sigma)[:, None, None].to(tokens.dtype)
+        return sequence.add(self.segment, gain * tokens)
+
+
+class SigmaScaledAdd(AddToTokens):
+    """`AddToTokens` with the noise level as the gain.
+
+    Full strength on pure noise, nothing on the clean end. Kiwi-Edit adds its source so: the paper
+    speaks of a learned gain gamma(t), the published code uses sigma itself.
+    """
+
+    def scale(self, sigma: Tensor) -> Tensor:
+        """(B,) to (B,): sigma."""
+        return sigma
+
+
+class ConcatChannels(AddToTokens):
+    """Concatenate the condition to the noisy latents along their channels.
+
+    Patch embedding is linear, so a convolution over 2C channels is the sum of two over C channels:
+    this is `AddToTokens` with an embedding without bias, and the pretrained convolution is never
+    resized. The source of MiVE (section 4.3) and of Lucy Edit.
+
+    Args:
+        spec: sizes of the backbone.
+        segment: whose channels to widen.
+        widen: also for what later slots embed with the sequence's own embedding
+            (`SharedPatchEmbed`): such latents then fill both halves of the channels, as MiVE's
+            reference frame, prepended to both branches, does.
+        zero_init: start at zero, as a pretrained convolution widened with zeros.
+    """
+
+    def __init__(
+        self,
+        spec: BackboneSpec,
+        segment: str = "target",
+        widen: bool = False,
+        zero_init: bool = True,
+    ) -> None:
+        def bias_free(spec: BackboneSpec) -> PatchEmbed:
+            return PatchEmbed(spec, bias=False, zero_init=zero_init)
+
+        super().__init__(spec, segment, bias_free)
+        self.widen = widen
+
+    def forward(
+        self, sequence: TokenSequence, signal: Tensor | Context, name: str
+    ) -> TokenSequence:
+        """Add the condition, and widen the sequence's embedding if asked to.
+
+        Args:
+            sequence: must hold the segment.
+            signal: latents (B, C, t, h, w) on the same token grid as the segment.
+            name: of the slot.
+
+        Returns:
+            The sequence with (B, N, D) added to the segment's tokens.
+
+        Raises:
+            ConfigError: if the segment is not in the sequence.
+            ValueError: if the grids differ.
+        """
+        added = super().forward(sequence, signal, name)
+        if not self.widen:
+            return added
+
+        def both_halves(latents: Tensor) -> tuple[Tensor, Grid]:
+            tokens, grid = sequence.embed(latents)
+            return tokens + self.embed(latents, sequence)[0], grid
+
+        return replace(added, embed=both_halves)

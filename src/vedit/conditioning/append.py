@@ -1,0 +1,126 @@
+"""Conditions that are appended as tokens of their own."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from vedit.backbones.base import BackboneSpec
+from vedit.conditioning.base import Injection, latents_of
+from vedit.conditioning.embed import EmbedFactory, PatchEmbed, SharedPatchEmbed
+from vedit.errors import ConfigError, nearest
+from vedit.tokens import Context, Segment, TokenSequence, grid_positions
+
+Time = Literal["aligned", "before", "after"]
+Noise = Literal["clean", "shared"]
+
+
+def time_start(sequence: TokenSequence, frames: int, time: Time) -> int:
+    """The time index of the first of `frames` latent frames that join a sequence.
+
+    Args:
+        sequence: what is there already.
+        frames: latent frames to place.
+        time: "aligned" starts at 0, "after" behind the last index in the sequence, "before" ends
+            in front of the first.
+    """
+    if time == "aligned":
+        return 0
+    times = torch.cat([segment.positions[:, 0] for segment in sequence.segments])
+    return int(times.max()) + 1 if time == "after" else int(times.min()) - frames
+
+
+class AppendTokens(Injection):
+    """Append the embedded condition to the sequence, as a segment named after its slot.
+
+    The target attends to it in every block. EasyV2V, section 3 (source: aligned and clean;
+    reference: after the source), and Kiwi-Edit (reference: after the video at its noise level).
+
+    Args:
+        spec: sizes of the backbone.
+        embed: makes the embedding of the condition.
+        time: where it lies on the time axis; "aligned" gives frame i of the condition the position
+            of frame i of the target, "after" and "before" continue the time axis.
+        noise: its noise level; "clean" is 0, "shared" is that of the target.
+        sees: names of the segments that its tokens may attend to; None means all.
+        offset: added to its time positions.
+
+    Raises:
+        ConfigError: if `time` or `noise` is not one of the allowed names.
+    """
+
+    def __init__(
+        self,
+        spec: BackboneSpec,
+        embed: EmbedFactory = PatchEmbed,
+        time: Time = "aligned",
+        noise: Noise = "clean",
+        sees: Sequence[str] | None = None,
+        offset: int = 0,
+    ) -> None:
+        super().__init__()
+        for key, value, allowed in (("time", time, Time), ("noise", noise, Noise)):
+            names = get_args(allowed)
+            if value not in names:
+                raise ConfigError(
+                    f"{key}: '{value}' is none of {', '.join(names)}.{nearest(value, names)}"
+                )
+        self.embed = embed(spec)
+        self.time: Time = time
+        self.noise: Noise = noise
+        self.sees = None if sees is None else tuple(sees)
+        self.offset = offset
+
+    def forward(
+        self, sequence: TokenSequence, signal: Tensor | Context, name: str
+    ) -> TokenSequence:
+        """Append the condition.
+
+        Args:
+            sequence: must hold the target.
+            signal: latents (B, C, t, h, w); several references lie along t.
+            name: of the slot, and of the new segment.
+
+        Returns:
+            The sequence with one more segment (B, N, D).
+        """
+        tokens, grid = self.embed(latents_of(signal, name), sequence)
+        start = time_start(sequence, grid[0], self.time) + self.offset
+        sigma = sequence["target"].sigma
+        return sequence.append(
+            Segment(
+                name=name,
+                tokens=tokens,
+                positions=grid_positions(grid, tokens.device, start),
+                sigma=torch.zeros_like(sigma) if self.noise == "clean" else sigma,
+                grid=grid,
+                sees=self.sees,
+            )
+        )
+
+
+class PrependFrames(AppendTokens):
+    """Prepend clean frames to the video.
+
+    A segment at time -1 with noise level 0 and the backbone's own embedding is what prepending a
+    clean frame to the latents (and cutting it off the output) would give: rotary attention depends
+    on differences of positions alone, and the order of tokens in memory does not matter. MiVE,
+    section 4.3; there the source enters by `ConcatChannels` with `widen`, so that the frame fills
+    both halves of the channels. The loss does not cover these frames.
+
+    Args:
+        spec: sizes of the backbone.
+        embed: makes the embedding of the frames.
+        sees: names of the segments that the frames may attend to; None means all.
+        offset: added to their time positions.
+    """
+
+    def __init__(
+        self,
+        spec: BackboneSpec,
+        embed: EmbedFactory = SharedPatchEmbed,
+        sees: Sequence[str] | None = None,
+        offset: int = 0,
+    ) -> None:
+        super().__init__(spec, embed, time="before", noise="clean", sees=sees, offset=offset)

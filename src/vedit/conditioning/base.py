@@ -1,0 +1,41 @@
+"""What an injection is."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from vedit.tokens import Context, TokenSequence
+
+
+class Injection(nn.Module, ABC):
+    """How one condition enters the sequence.
+
+    A subclass takes the `BackboneSpec` as its first constructor argument, the rest comes from the
+    configuration.
+    """
+
+    @abstractmethod
+    def forward(
+        self, sequence: TokenSequence, signal: Tensor | Context, name: str
+    ) -> TokenSequence:
+        """The sequence with the condition in it.
+
+        Args:
+            sequence: what the earlier slots have made.
+            signal: latents (B, C, t, h, w), or the encoded instruction.
+            name: of the slot, which names a new segment and appears in messages.
+
+        Returns:
+            A new sequence; the given one is unchanged.
+        """
+
+
+def latents_of(signal: Tensor | Context, name: str) -> Tensor:
+    """The signal as latents (B, C, t, h, w).
+
+    Raises:
+        TypeError: if it is the encoded instruction.
+    """
+    if isinstance(signal, Context):
+        raise TypeError(f"slot '{name}' is given an encoded context but injects latents")
+    return signal

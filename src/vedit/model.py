@@ -1,0 +1,121 @@
+"""The conditioned denoiser: a backbone and the injections around it."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from vedit.backbones.base import Backbone, BackboneSpec
+from vedit.batch import Conditions
+from vedit.conditioning.base import Injection
+from vedit.errors import ConfigError
+from vedit.tokens import TokenSequence
+
+InjectionFactory = Callable[[BackboneSpec], Injection]
+
+
+class Loadable(Protocol):
+    """A module that knows where its weights are."""
+
+    weights: str | None
+
+    def load_weights(self) -> None:
+        """Load `weights` strictly; the module may be on the meta device."""
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def materialise(factory: Callable[[], Module]) -> Module:
+    """Build a module with its pretrained weights, and without ever holding random ones besides.
+
+    Args:
+        factory: builds the module; its `weights` attribute says whether there is anything to load,
+            its `load_weights` loads it.
+
+    Returns:
+        The module with loaded weights, or freshly initialised if it names none.
+
+    Raises:
+        WeightsError: if the weights do not fit.
+    """
+    with torch.device("meta"):
+        module = factory()
+    if getattr(module, "weights", None) is None:
+        return factory()
+    cast(Loadable, module).load_weights()
+    return module
+
+
+class EditModel(nn.Module):
+    """A backbone and its injections: the one root that is sharded.
+
+    Args:
+        backbone: the denoiser.
+        injections: by slot, in the order in which they act.
+    """
+
+    def __init__(self, backbone: Backbone, injections: nn.ModuleDict) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.injections = injections
+
+    @classmethod
+    def build(
+        cls,
+        backbone: Callable[[], Backbone],
+        injections: Mapping[str, InjectionFactory | None],
+    ) -> "EditModel":
+        """Build the backbone, load its weights, and build the injections to its sizes.
+
+        Args:
+            backbone: builds the backbone.
+            injections: slot to factory, in the order in which they act; None is off.
+
+        Raises:
+            ConfigError: if an injection does not suit the backbone; it names the slot.
+            WeightsError: if the backbone's weights do not fit.
+        """
+        model = materialise(backbone)
+        built = nn.ModuleDict()
+        for name, factory in injections.items():
+            if factory is None:
+                continue
+            try:
+                built[name] = factory(model.spec)
+            except ConfigError as error:
+                raise ConfigError(f"model.{name}: {error}") from error
+        return cls(model, built)
+
+    def sequence(self, x_t: Tensor, sigma: Tensor, conditions: Conditions) -> TokenSequence:
+        """The sequence that the backbone reads.
+
+        A condition that is absent leaves its injection out.
+
+        Args:
+            x_t: (B, C, t, h, w) noisy latents.
+            sigma: (B,) noise level in [0, 1].
+            conditions: what to condition on.
+
+        Returns:
+            Segments "target", then those that injections appended.
+        """
+        sequence = TokenSequence.of_target(x_t, sigma, self.backbone.embed)
+        for name, injection in self.injections.items():
+            if name in conditions:
+                sequence = injection(sequence, conditions[name], name)
+        return sequence
+
+    def forward(self, x_t: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
+        """Predict the velocity.
+
+        Args:
+            x_t: (B, C, t, h, w) noisy latents.
+            sigma: (B,) noise level in [0, 1].
+            conditions: what to condition on.
+
+        Returns:
+            (B, C, t, h, w), noise minus clean.
+        """
+        return self.backbone(self.sequence(x_t, sigma, conditions))
