@@ -17,12 +17,13 @@ Three keys: ``build`` holds what the splits share, ``splits`` what each of them 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from vedit.cli.extends import compose
 from vedit.engine.build import BuildConfig
 from vedit.errors import ConfigError, nearest
 
@@ -78,23 +79,20 @@ class DataConfig:
     encode: EncodeConfig | None = None
 
 
-def read_data_config(path: str | Path) -> DataConfig:
-    """Read a data configuration.
+def read_data_config(path: str | Path, overrides: Sequence[tuple[str, Any]] = ()) -> DataConfig:
+    """Read a data configuration, which may build on others with ``extends``.
+
+    Args:
+        path: The YAML file.
+        overrides: (dotted key, value) pairs that win over the file.
 
     Raises:
         ConfigError: The file is missing or no YAML; a key is unknown, missing or of another type.
     """
-    import yaml
-
-    path = Path(path)
+    tree = compose([path], overrides).tree
+    tree.pop("name", None)  # given to every configuration
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from error
-    try:
-        return parse_data_config(content)
+        return parse_data_config(tree)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -119,9 +117,16 @@ def parse_data_config(content: object) -> DataConfig:
         _known(own, _names(BuildConfig), f"{place}.")
         built.append(_record(BuildConfig, {**shared, "split": str(name), **own}, place))
     encode = top.get("encode")
-    return DataConfig(
-        tuple(built), None if encode is None else _record(EncodeConfig, encode, "encode")
-    )
+    return DataConfig(tuple(built), None if encode is None else parse_encode(encode))
+
+
+def parse_encode(content: object, place: str = "encode") -> EncodeConfig:
+    """Check the part that says how to encode.
+
+    Raises:
+        ConfigError: A key is unknown, missing or of another type.
+    """
+    return _record(EncodeConfig, content, place)
 
 
 # --- records from mappings -----------------------------------------------------------------

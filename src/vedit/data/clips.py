@@ -23,7 +23,9 @@ from pathlib import Path
 from vedit.data.shots import cut_shots
 from vedit.errors import DataError
 
-# The film's last twenty shots start here (see the test that finds them), its credits there.
+# Shots to validate on start here, the film's last twenty (see the test that finds them) and its
+# credits there.
+BBB_VALIDATION_FROM = 9009
 BBB_HELD_OUT_FROM = 9719
 BBB_CREDITS_FROM = 11671
 
@@ -66,7 +68,8 @@ DEMO_CLIPS: tuple[DemoClip, ...] = (
         author="Blender Foundation, peach.blender.org",
         licence="Creative Commons Attribution 3.0",
         spans=(
-            Span("train", 0, BBB_HELD_OUT_FROM),
+            Span("train", 0, BBB_VALIDATION_FROM),
+            Span("val", BBB_VALIDATION_FROM, BBB_HELD_OUT_FROM),
             Span("test", BBB_HELD_OUT_FROM, BBB_CREDITS_FROM),
         ),
     ),

@@ -71,11 +71,11 @@ def probe(source: Source) -> VideoInfo:
     Raises:
         DataError: The file is missing, empty, holds no video, or is cut off.
     """
-    with _opened(source) as (container, stream, name):
-        packets = 0
-        for packet in _packets(container, stream, name):
-            packets += packet.size > 0 and not packet.is_discard
-        frames = packets if packets == stream.frames else 0
+    with opened(source) as (container, stream, name):
+        stored = 0
+        for packet in packets(container, stream, name):
+            stored += packet.size > 0 and not packet.is_discard
+        frames = stored if stored == stream.frames else 0
         rate = _rate(stream)
         has_audio = bool(container.streams.audio)
         height, width = stream.height, stream.width
@@ -147,7 +147,7 @@ def read_video(
     Raises:
         DataError: The file is missing, empty, holds no video, is cut off or too short.
     """
-    with _opened(source) as (container, stream, name):
+    with opened(source) as (container, stream, name):
         fps = _rate(stream) / stride
         has_audio = bool(container.streams.audio)
     stop = None if frames is None else start + (frames - 1) * stride + 1
@@ -184,7 +184,7 @@ def _source_name(source: Source) -> str:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream, str]]:
+def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream, str]]:
     """Open for decoding; every failure of FFmpeg inside becomes one line with the name."""
     import av
 
@@ -215,7 +215,7 @@ def _opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream, str]]
         yield container, stream, name
 
 
-def _packets(
+def packets(
     container: InputContainer, stream: VideoStream, name: str
 ) -> Iterator[av.Packet[VideoStream]]:
     """Demux, the empty packet that flushes the decoder last.
@@ -244,7 +244,7 @@ def decode(
     if start < 0 or stride < 1:
         raise DataError(f"{_source_name(source)}: start {start} must be >= 0, stride {stride} > 0.")
     if start >= _SEEK_FROM:
-        with _opened(source) as (container, stream, name):
+        with opened(source) as (container, stream, name):
             key = _seek(container, stream, start)
             if key is not None:
                 index, pts = key
@@ -252,7 +252,7 @@ def decode(
                 shown = (p for p in _decoded(container, stream, name) if (p.pts or 0) >= pts)
                 yield from _selected(shown, index, start, stop, stride)
                 return
-    with _opened(source) as (container, stream, name):
+    with opened(source) as (container, stream, name):
         yield from _selected(_decoded(container, stream, name), 0, start, stop, stride)
 
 
@@ -273,7 +273,7 @@ def _decoded(container: InputContainer, stream: VideoStream, name: str) -> Itera
 
     count = 0
     try:
-        for packet in _packets(container, stream, name):
+        for packet in packets(container, stream, name):
             for picture in packet.decode():
                 yield picture
                 count += 1

@@ -1,0 +1,38 @@
+"""Single images in, as uint8 frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vedit.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether the name is that of a still image."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Read an image, upright, as uint8 (H, W, 3); transparency is put on black.
+
+    Raises:
+        DataError: The file is missing or no image.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGBA")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image file.") from error
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{path}: not a readable image ({error}).") from error
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    pixels = Image.alpha_composite(black, image).convert("RGB")
+    return torch.from_numpy(np.array(pixels))
