@@ -1,7 +1,7 @@
-"""What a training step is given (`EditBatch`) and what the model is conditioned on (`Conditions`)."""
+"""What a step is given (`EditBatch`) and what the model is conditioned on (`Conditions`)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -45,27 +45,23 @@ class EditBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "EditBatch":
         """The batch with its tensors on `device`."""
-
-        def move(value: object) -> object:
-            if isinstance(value, Tensor):
-                return value.to(device, non_blocking=non_blocking)
-            if isinstance(value, Mapping):
-                return {name: move(tensor) for name, tensor in value.items()}
-            return value
-
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "EditBatch":
         """The batch with its tensors in pinned memory, as torch's DataLoader asks for."""
+        return self._map(lambda tensor: tensor.pin_memory())
 
-        def pin(value: object) -> object:
-            if isinstance(value, Tensor):
-                return value.pin_memory()
-            if isinstance(value, Mapping):
-                return {name: pin(tensor) for name, tensor in value.items()}
-            return value
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "EditBatch":
+        def each(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: change(tensor) for name, tensor in tensors.items()}
 
-        return replace(self, **{f.name: pin(getattr(self, f.name)) for f in fields(self)})
+        return replace(
+            self,
+            videos=each(self.videos),
+            reference=None if self.reference is None else change(self.reference),
+            latents=each(self.latents),
+            features=None if self.features is None else each(self.features),
+        )
 
 
 @dataclass(frozen=True)
@@ -86,6 +82,12 @@ class Conditions:
 
     def __getitem__(self, name: str) -> Tensor | Context:
         """The signal for injection `name`; "instruction" is the context.
+
+        Args:
+            name: a condition.
+
+        Returns:
+            Latents (B, C, t, h, w), or the context.
 
         Raises:
             KeyError: if that condition is absent; the message lists those there are.

@@ -142,6 +142,12 @@ class TokenSequence:
     def __getitem__(self, name: str) -> Segment:
         """The segment of that name.
 
+        Args:
+            name: a segment.
+
+        Returns:
+            The segment.
+
         Raises:
             KeyError: if there is none; the message lists those there are.
         """
@@ -153,6 +159,12 @@ class TokenSequence:
     def append(self, segment: Segment) -> "TokenSequence":
         """The sequence with one more segment at the end.
 
+        Args:
+            segment: what to append; its name must be new.
+
+        Returns:
+            The longer sequence.
+
         Raises:
             ValueError: if a segment of that name is there already.
         """
@@ -161,7 +173,14 @@ class TokenSequence:
         return replace(self, segments=(*self.segments, segment))
 
     def add(self, name: str, tokens: Tensor) -> "TokenSequence":
-        """The sequence with `tokens` (B, N, D) added to those of segment `name`.
+        """The sequence with `tokens` added to those of one segment.
+
+        Args:
+            name: a segment.
+            tokens: (B, N, D), as many as the segment has.
+
+        Returns:
+            The changed sequence.
 
         Raises:
             KeyError: if there is no such segment.
@@ -184,6 +203,9 @@ class TokenSequence:
 
     def pack(self) -> Packed:
         """Flatten the segments into the tensors that the blocks read.
+
+        Returns:
+            Tokens, positions, noise levels and the attention layout.
 
         Raises:
             KeyError: if a segment's `sees` names a segment that is not there.
