@@ -1,0 +1,157 @@
+"""The video autoencoders of Wan 2.1 and 2.2, as diffusers holds them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vedit.codecs.base import Codec
+from vedit.errors import ConfigError, nearest
+from vedit.weights import (
+    check_config,
+    fingerprint_of,
+    load_strictly,
+    read_config,
+    resolve_folder,
+    tensors,
+)
+
+TEMPORAL_FACTOR = 4  # diffusers encodes four frames at a time, whatever the config says
+
+
+class WanVAE(Codec):
+    """Wan's causal video autoencoder; its latents are the mode, normalised channel by channel.
+
+    Its sizes come from the ``config.json`` of the weights, or from `config`: with both, building
+    on the meta device does not touch the weights.
+
+    Args:
+        weights: folder or hub id in diffusers' layout, None for random weights.
+        tiling: encode and decode large frames in overlapping tiles, with less memory; tiles are
+            blended, so the result differs slightly.
+        dtype: in which it computes; its weights and what it returns are float32.
+        config: sizes by diffusers' names; the rest are the defaults, which are those of Wan 2.1.
+    """
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        tiling: bool = False,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.weights = weights
+        self.dtype = getattr(torch, dtype)
+        only_shape = torch.get_default_device().type == "meta"
+        if config is None and weights is not None:
+            config = read_config(resolve_folder(weights))
+        with torch.device("meta" if weights is not None else torch.get_default_device()):
+            self.vae = _build(config or {})
+        self.config: dict[str, Any] = dict(self.vae.config)
+        self.latent_channels = self.config["z_dim"]
+        self.temporal_factor = TEMPORAL_FACTOR
+        self.spatial_factor = _spatial_factor(self.config)
+        if tiling:
+            self.vae.enable_tiling()
+        self.requires_grad_(False).train(False)
+        if weights is not None and not only_shape:
+            self.load_weights()
+
+    def load_weights(self) -> None:
+        """Load `weights` strictly, as float32.
+
+        Raises:
+            WeightsError: if the folder is missing, or its sizes or tensors do not fit.
+        """
+        if self.weights is None:
+            return
+        folder = resolve_folder(self.weights)
+        sizes = {name: value for name, value in self.config.items() if not name.startswith("_")}
+        check_config(folder, sizes, "model.codec.init_args.config")
+        load_strictly(self.vae, tensors(folder), str(folder), dtype=torch.float32)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """Video (B, 3, F, H, W) in [-1, 1] to normalised latents (B, C, t, h, w), the mode.
+
+        Raises:
+            DataError: if F is not 4k+1, or H or W is not a multiple of the spatial factor.
+        """
+        self.check_size(*video.shape[-3:])
+        with self._precision(video):
+            moments = self.vae.encode(video.to(self.vae.dtype)).latent_dist
+        mean, std = self._statistics(video.device)
+        return (moments.mode().float() - mean) / std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents (B, C, t, h, w) to a video (B, 3, F, H, W) in [-1, 1]."""
+        mean, std = self._statistics(latents.device)
+        with self._precision(latents):
+            video = self.vae.decode((latents.float() * std + mean).to(self.vae.dtype)).sample
+        return video.float().clamp(-1, 1)
+
+    def fingerprint(self) -> str:
+        """Digest of the sizes, the weights, the dtype and tiling."""
+        sizes = {name: value for name, value in self.config.items() if not name.startswith("_")}
+        digest = hashlib.sha256(json.dumps(sizes, sort_keys=True, default=list).encode())
+        digest.update(f"{self.dtype} {self.vae.use_tiling}".encode())
+        if self.weights is not None:
+            digest.update(fingerprint_of(resolve_folder(self.weights)).encode())
+        else:
+            for name, value in self.vae.state_dict().items():
+                digest.update(name.encode() + value.cpu().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _precision(self, like: Tensor) -> torch.autocast:
+        # Also switches off an autocast around us: a trainer's precision is not the codec's.
+        lowered = self.dtype != torch.float32
+        return torch.autocast(like.device.type, self.dtype if lowered else None, enabled=lowered)
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        # No buffers: the module may be built on meta, and a checkpoint does not hold them.
+        mean, std = (
+            torch.tensor(self.config[name], device=device, dtype=torch.float32).view(-1, 1, 1, 1)
+            for name in ("latents_mean", "latents_std")
+        )
+        return mean, std
+
+
+def _build(config: Mapping[str, Any]) -> Any:
+    from diffusers import AutoencoderKLWan
+
+    sizes = {name: value for name, value in config.items() if not name.startswith("_")}
+    known = set(AutoencoderKLWan._get_init_keys(AutoencoderKLWan)) - {"self", "kwargs"}
+    if unknown := sorted(set(sizes) - known):
+        hint = nearest(unknown[0], known)
+        raise ConfigError(f"model.codec.init_args.config.{unknown[0]}: no such size.{hint}")
+    vae = AutoencoderKLWan(**sizes)
+    _check_sizes(vae.config)
+    vae.spatial_compression_ratio = _spatial_factor(vae.config)
+    return vae
+
+
+def _spatial_factor(config: Mapping[str, Any]) -> int:
+    return 2 ** (len(config["dim_mult"]) - 1) * (config["patch_size"] or 1)
+
+
+def _check_sizes(config: Mapping[str, Any]) -> None:
+    where = "model.codec.init_args.config"
+    if 2 ** sum(config["temperal_downsample"]) != TEMPORAL_FACTOR:
+        raise ConfigError(
+            f"{where}.temperal_downsample is {list(config['temperal_downsample'])}, expected two "
+            "true: the autoencoder works on four frames at a time."
+        )
+    for name in ("latents_mean", "latents_std"):
+        if len(config[name]) != config["z_dim"]:
+            raise ConfigError(
+                f"{where}.{name} has {len(config[name])} values, expected z_dim = "
+                f"{config['z_dim']}."
+            )

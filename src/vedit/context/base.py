@@ -1,0 +1,82 @@
+"""What a context encoder is to the rest of the package."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from vedit.tokens import Context
+
+
+class ContextEncoder(nn.Module, ABC):
+    """Turns instructions, and images if it reads any, into tokens at the backbone's width.
+
+    It has two parts, so that they can be finetuned apart: `tower`, the pretrained encoder, and
+    `connector`, everything between it and the backbone. What the tower computes are *features*:
+    while it is frozen they can be stored once per sample.
+
+    Attributes:
+        tower: the pretrained encoder (finetune key ``tower``).
+        connector: maps features to the backbone's width (finetune key ``connector``).
+        weights: folder or hub id of the tower's weights, None for random ones.
+        reads_images: names of the images that `features` depends on, such as "source".
+    """
+
+    tower: nn.Module
+    connector: nn.Module
+    weights: str | None
+    reads_images: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def features(
+        self, instruction: Sequence[str], images: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """What the tower makes of B samples.
+
+        Args:
+            instruction: B instructions.
+            images: name to (B, 3, F, H, W) in [-1, 1]; "reference" is (B, R, 3, H, W).
+
+        Returns:
+            Tensors of B rows each. Where samples differ in length, rows are padded with zeros at
+            the end of their first dimension; storage may cut those off and pad anew.
+        """
+
+    @abstractmethod
+    def context(self, features: Mapping[str, Tensor]) -> Context:
+        """The tokens (B, L, D) that the backbone attends to, from `features`."""
+
+    @abstractmethod
+    def null(self, batch: int) -> Context:
+        """The context of the empty instruction, `batch` times, for classifier-free guidance."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A digest of the tower's sizes and weights; equal digests mean equal features."""
+
+    @abstractmethod
+    def load_weights(self) -> None:
+        """Load the weights of both parts strictly; the module may be on the meta device.
+
+        Raises:
+            WeightsError: if a tensor is missing, unexpected or of another shape.
+        """
+
+    def forward(
+        self,
+        instruction: Sequence[str],
+        images: Mapping[str, Tensor],
+        features: Mapping[str, Tensor] | None = None,
+    ) -> Context:
+        """Encode B samples, from stored `features` if there are any.
+
+        Args:
+            instruction: B instructions.
+            images: name to tensor, as `features` takes them.
+            features: what `features` returned for these samples earlier.
+
+        Returns:
+            Tokens (B, L, D).
+        """
+        return self.context(self.features(instruction, images) if features is None else features)

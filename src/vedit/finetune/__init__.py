@@ -1,0 +1,1 @@
+"""What trains of a pretrained module, and what of it a checkpoint holds."""
