@@ -15,6 +15,7 @@ from torch import Tensor
 from vedit.errors import DataError
 from vedit.video import (
     NamedBytes,
+    WindowReader,
     encode_video,
     iter_frames,
     probe,
@@ -99,6 +100,21 @@ def test_every_window_equals_the_same_frames_read_from_the_start(tmp_path: Path)
         expected = whole[start : start + (frames - 1) * stride + 1 : stride]
         assert torch.equal(window.frames, expected), (start, frames, stride)
         assert window.fps == Fraction(24, stride)
+
+
+def test_a_window_reader_gives_what_reading_gives(tmp_path: Path) -> None:
+    """In any order, overlapping, far apart or behind."""
+    path = tmp_path / "long.mp4"
+    write_video(path, moving_square(250), 24)
+    reader = WindowReader(path, (24, 32))
+    assert reader.fps == 24
+    for start, frames, stride in [
+        (0, 5, 1), (3, 5, 1), (3, 9, 2), (30, 9, 1), (200, 5, 3), (100, 4, 1), (99, 4, 1),
+    ]:  # fmt: skip
+        expected = read_video(path, start, frames, stride, (24, 32)).frames
+        assert torch.equal(reader.read(start, frames, stride), expected), (start, frames, stride)
+    with pytest.raises(DataError, match=r"long\.mp4: 9 frames from frame 245 .* ends at 250"):
+        reader.read(245, 9)
 
 
 def test_size_scales_to_cover_and_crops_the_centre() -> None:

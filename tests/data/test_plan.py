@@ -90,11 +90,12 @@ def test_weights_set_how_often_a_dataset_is_shown(
 def test_drop_last_leaves_whole_batches_only(
     datasets: list[list[str]], size: int, ranks: int, seed: int
 ) -> None:
-    try:
-        p = plan(datasets, size, ranks, seed=seed, drop_last=True)
-    except ConfigError as error:
-        assert "not one batch" in str(error)
+    fullest = Counter(name for names in datasets for name in names).most_common(1)[0][1]
+    if fullest < size * ranks:
+        with pytest.raises(ConfigError, match="not one batch"):
+            plan(datasets, size, ranks, seed=seed, drop_last=True)
         return
+    p = plan(datasets, size, ranks, seed=seed, drop_last=True)
     assert {len(batch) for batch in p.epoch(0)} == {size * ranks}
     assert max(shown(p.epoch(0)).values()) == 1
 

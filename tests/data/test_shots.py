@@ -15,8 +15,8 @@ from vedit.data.shots import Shot, cut_shots, find_cuts, frame_differences, spli
 from vedit.errors import DataError
 from vedit.video import write_video
 
-# The whole film, where `vedit data fetch-demo` puts it in the quickstart.
-BBB = Path(__file__).parents[2] / "data" / "clips" / "bbb.mp4"
+# The whole film, where `vedit data fetch-demo` puts it.
+BBB = Path(__file__).parents[2] / "data" / "demo" / "bbb.mp4"
 
 
 def film(lengths: list[int], motion: float = 1.0) -> Iterator[np.ndarray]:
@@ -81,7 +81,7 @@ def test_the_end_of_a_film_is_held_out() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not BBB.is_file(), reason="needs `vedit data fetch-demo --output data/clips`")
+@pytest.mark.skipif(not BBB.is_file(), reason="needs `vedit data fetch-demo`")
 def test_the_held_out_part_of_the_demo_film_starts_where_the_table_says() -> None:
     shots = cut_shots(BBB, cache=False)
     assert len(shots) == 120
