@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from vedit.cli.progress import ProgressLine
 from vedit.errors import ConfigError, nearest
 
 Run = Callable[[argparse.Namespace], None]
@@ -160,24 +160,3 @@ def _apply(args: argparse.Namespace) -> None:
     with ProgressLine(f"{edit.name}: frame") as line:
         frames = apply_to_file(edit, args.video, args.output, args.mask, line.update)
     _say(f"{args.output}: {frames} frames, {edit.name}")
-
-
-class ProgressLine:
-    """A counter on standard error that overwrites itself; silent where nobody watches."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._shown = False
-
-    def update(self, done: int, total: int) -> None:
-        """Show "label done/total"."""
-        if sys.stderr.isatty():
-            self._shown = True
-            print(f"\r{self._label} {done}/{total}", end="", file=sys.stderr, flush=True)
-
-    def __enter__(self) -> ProgressLine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            print(file=sys.stderr)

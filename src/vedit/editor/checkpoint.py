@@ -1,0 +1,134 @@
+"""From a checkpoint back to the system that made it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vedit.errors import ConfigError, DataError, WeightsError
+
+if TYPE_CHECKING:
+    from vedit.system import EditSystem
+
+
+@dataclass(frozen=True)
+class ClipSize:
+    """Frames and pixels of a clip, as the model sees it."""
+
+    frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds, ready to edit.
+
+    Attributes:
+        path: The file.
+        system: With its weights, in evaluation mode.
+        size: Of the clips it was trained on; None if the checkpoint does not say.
+        precision: Lightning's name of the number format it was trained in.
+    """
+
+    path: Path
+    system: EditSystem
+    size: ClipSize | None
+    precision: str
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint file that a run's folder, its ``checkpoints`` folder or a file means.
+
+    Of several files ``last.ckpt`` is taken, or else the newest.
+
+    Raises:
+        WeightsError: There is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise WeightsError(f"{path}: no such checkpoint or run (from {Path.cwd()}).")
+    folders = (path / "checkpoints", path)
+    for folder in folders:
+        files = sorted(folder.glob("*.ckpt"), key=lambda f: f.stat().st_mtime)
+        files = [f for f in files if f.is_file()]
+        if files:
+            return next((f for f in files if f.name == "last.ckpt"), files[-1])
+    raise WeightsError(f"{path}: holds no checkpoint; expected checkpoints/last.ckpt in it.")
+
+
+def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Trained:
+    """Build the system a checkpoint was made by, and give it its weights.
+
+    Args:
+        path: A run's folder, its ``checkpoints`` folder or a file.
+        device: Where the system goes.
+
+    Raises:
+        WeightsError: There is no checkpoint, or it does not fit its own configuration.
+        ConfigError: Its configuration names what this installation does not have.
+    """
+    path = find_checkpoint(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"{path}: not a readable checkpoint ({reason}).") from error
+    config = checkpoint.get("config")
+    if not isinstance(config, Mapping) or "model" not in config:
+        raise WeightsError(f"{path}: holds no configuration; it was not made by `vedit fit`.")
+    system = make_system(config["model"], str(path))
+    system.configure_model()
+    system.load_trained(checkpoint["state_dict"], str(path))
+    system.eval().requires_grad_(False)
+    system.to(device)
+    precision = str((config.get("trainer") or {}).get("precision") or "32-true")
+    return Trained(path, system, _trained_size(checkpoint), precision)
+
+
+def make_system(model: Mapping[str, Any], where: str) -> EditSystem:
+    """Make the system that the ``model`` part of a configuration describes, without weights.
+
+    Raises:
+        ConfigError: A class or an argument does not exist here.
+    """
+    from jsonargparse import ArgumentError as WrongArgument
+    from jsonargparse import ArgumentParser
+
+    from vedit.system import EditSystem
+
+    # A checkpoint starts from its own weights, not from those its training started from.
+    arguments = {**(model.get("init_args") or model), "init_from": None}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(EditSystem, "model")
+    try:
+        parsed = parser.parse_object({"model": arguments})
+        return parser.instantiate(parsed).model
+    except WrongArgument as error:
+        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def _trained_size(checkpoint: Mapping[str, Any]) -> ClipSize | None:
+    """The size that training recorded, or that of the training data if it is still there."""
+    size = (checkpoint.get("vedit") or {}).get("clip_size")
+    if size:
+        return ClipSize(*size)
+    data = checkpoint["config"].get("data") or {}
+    folders = data.get("init_args", data).get("train") or []
+    for folder in [folders] if isinstance(folders, str) else folders:
+        from vedit.data.index import read_index
+
+        try:
+            records = [entry.record for entry in read_index(folder).entries]
+        except DataError:
+            continue
+        sizes = Counter(ClipSize(r.frames, r.height, r.width) for r in records)
+        return sizes.most_common(1)[0][0]
+    return None
