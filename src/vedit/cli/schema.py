@@ -65,6 +65,9 @@ class Checker:
             else:
                 self._unknown(where, str(name), hints)
         missing = [n for n, p in hints.items() if p.default is p.empty and n not in checked]
+        # What a parent needs may be filled in by the constructor that passes `**kwargs` on.
+        own = inspect.signature(target).parameters
+        missing = [n for n in missing if n in own]
         if missing:
             self._fail(f"{key}.{missing[0]}".lstrip("."), f"missing; {_name(target)} needs it")
         return checked

@@ -1,0 +1,116 @@
+"""When checkpoints are written: every so many steps, and when Ctrl-C is pressed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class PeriodicCheckpoint(ModelCheckpoint):
+    """`last.ckpt` every few steps, and the best few beside it.
+
+    Args:
+        every_n_steps: optimizer steps between checkpoints.
+        keep: checkpoints to keep besides `last.ckpt`; -1 keeps all, 0 none.
+        monitor: metric whose smallest values are kept, such as "val/loss"; null keeps the newest.
+    """
+
+    def __init__(
+        self, every_n_steps: int = 1000, keep: int = 1, monitor: str | None = None
+    ) -> None:
+        # Without a metric to choose by, the newest is the one with the largest step.
+        super().__init__(
+            filename="step_{step:07d}",
+            auto_insert_metric_name=False,
+            monitor="step" if monitor is None else monitor,
+            mode="max" if monitor is None else "min",
+            save_top_k=keep,
+            save_last=True,
+            every_n_train_steps=every_n_steps,
+            enable_version_counter=False,
+        )
+
+
+class Interrupted(Exception):  # noqa: N818 (a request, not an error)
+    """Training stopped at the user's request, between two steps.
+
+    Attributes:
+        step: optimizer steps done.
+        checkpoint: where the state went, None if nowhere.
+        config: the run's resolved configuration, None if it was not saved.
+    """
+
+    def __init__(self, step: int, checkpoint: Path | None, config: Path | None) -> None:
+        super().__init__(f"interrupted at step {step}")
+        self.step, self.checkpoint, self.config = step, checkpoint, config
+
+
+class StopOnInterrupt(Callback):
+    """Ctrl-C finishes the step, writes `last.ckpt` and stops; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: Any = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to Ctrl-C."""
+        self.requested = False
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._request)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Stop between two optimizer steps."""
+        batch_idx = args[2] if len(args) > 2 else kwargs["batch_idx"]
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._stop_if_requested(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """A validation may be long: stop in it too."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._stop_if_requested(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give Ctrl-C back."""
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def _stop_if_requested(self, trainer: Trainer) -> None:
+        # All ranks stop at the same step, whoever heard the signal first.
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(self.requested, all=False)
+        else:
+            stop = self.requested
+        if not stop:
+            return
+        callback = trainer.checkpoint_callback
+        folder = getattr(callback, "dirpath", None)
+        path = Path(folder) / "last.ckpt" if folder else None
+        if path is not None:
+            trainer.save_checkpoint(path)
+        config = Path(trainer.log_dir) / "config.yaml" if trainer.log_dir else None
+        there = config if config is not None and config.is_file() else None
+        raise Interrupted(trainer.global_step, _short(path), _short(there))
+
+
+def _short(path: Path | None) -> Path | None:
+    if path is not None and path.is_absolute() and path.is_relative_to(Path.cwd()):
+        return path.relative_to(Path.cwd())
+    return path
+
+

@@ -1,0 +1,144 @@
+"""A configuration of an experiment: composed, checked against the classes it names, instantiated."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vedit.cli.extends import Composed, Tree, compose
+from vedit.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from vedit.system import EditSystem
+
+KEYS = {
+    "name": "of the run; its results go to runs/NAME",
+    "seed_everything": "seed of every random stream",
+    "model": "arguments of EditSystem",
+    "data": "arguments of EditData, or class_path of another LightningDataModule",
+    "trainer": "arguments of Lightning's Trainer",
+    "ckpt_path": "checkpoint to resume from or to evaluate",
+    "return_predictions": "keep predictions in memory (predict)",
+    "verbose": "print results (validate, test)",
+    "weights_only": "how a checkpoint is unpickled",
+}
+"""The top level of an experiment's YAML."""
+
+
+def read(files: Sequence[str], overrides: Sequence[tuple[str, Any]] = ()) -> Composed:
+    """Compose an experiment and check its top level; imports nothing heavy.
+
+    Raises:
+        ConfigError: see `compose`; or if a top-level key is unknown or `model` is missing.
+    """
+    if not files:
+        raise ConfigError("--config: missing; name at least one YAML file")
+    composed = compose(files, overrides)
+    for key in composed.tree:
+        if key not in KEYS:
+            hint = nearest(str(key), KEYS) or f" There are: {', '.join(KEYS)}"
+            raise composed.error(str(key), f"unknown key.{hint}")
+    for key in ("model", "data", "trainer"):
+        if not isinstance(composed.tree.get(key, {}), dict):
+            raise composed.error(key, f"expected keys with values, got {composed.tree[key]!r}")
+    if "model" not in composed.tree:
+        raise ConfigError(f"{files[0]}: model: missing")
+    name = composed.tree["name"]
+    if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in name:
+        raise composed.error("name", f"expected a folder name, got {name!r}")
+    return composed
+
+
+def check(composed: Composed, trainer: bool = True) -> Tree:
+    """Check every key against the constructors, and write class names out in full.
+
+    Args:
+        composed: from `read`.
+        trainer: whether to check `trainer` and `data` too.
+
+    Raises:
+        ConfigError: at the first mistake.
+    """
+    from lightning.pytorch import Trainer
+
+    from vedit.cli.schema import Checker
+    from vedit.data.module import EditData
+    from vedit.system import EditSystem
+
+    checker = Checker(composed)
+    targets: dict[str, Any] = {"model": EditSystem}
+    if trainer:
+        targets |= {"data": EditData, "trainer": Trainer}
+    checked = dict(composed.tree)
+    for key, target in targets.items():
+        tree = composed.tree.get(key) or {}
+        if "class_path" in tree:
+            base = target if key == "model" else target.__mro__[1]
+            checked[key] = checker.value(base, tree, key)
+        else:
+            checked[key] = checker.arguments(target, tree, key)
+    for key in ("seed_everything", "ckpt_path"):
+        hint = {"seed_everything": bool | int, "ckpt_path": str | None}[key]
+        if key in checked:
+            checker.value(hint, checked[key], key)
+    return checked
+
+
+def system(checked: Tree) -> EditSystem:
+    """The configured `EditSystem`, its parts not yet built.
+
+    Args:
+        checked: from `check`.
+
+    Raises:
+        ConfigError: if the parts do not fit each other.
+    """
+    from jsonargparse import ArgumentParser
+
+    from vedit.system import EditSystem
+
+    tree = checked["model"]
+    parser = ArgumentParser(exit_on_error=False)
+    if "class_path" in tree:
+        parser.add_subclass_arguments(EditSystem, "model")
+    else:
+        parser.add_class_arguments(EditSystem, "model", sub_configs=True)
+    with one_line_errors():
+        parsed = parser.parse_object({"model": tree})
+        built: EditSystem = parser.instantiate_classes(parsed).model
+    return built
+
+
+class one_line_errors:  # noqa: N801 (reads as a function)
+    """Turns whatever jsonargparse still objects to into one line."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Raise a `ConfigError` in place of an `ArgumentError`."""
+        from jsonargparse import ArgumentError
+
+        if isinstance(error, ArgumentError):
+            lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
+            raise ConfigError(": ".join(dict.fromkeys(lines))) from error
+
+
+def checkpoint_path(composed: Composed) -> str | None:
+    """The configured checkpoint.
+
+    Raises:
+        ConfigError: if it names a file that is not there; the message lists those beside it.
+    """
+    path = composed.tree.get("ckpt_path")
+    if path is None or path in ("last", "best", "hpc") or not isinstance(path, str):
+        return path
+    if Path(path).exists():
+        return path
+    there = sorted(str(p) for p in Path(path).parent.glob("*.ckpt"))
+    close = difflib.get_close_matches(path, there, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else f" There are: {', '.join(there) or 'none'}"
+    raise composed.error("ckpt_path", f"no such checkpoint: {path}.{hint}")
+
