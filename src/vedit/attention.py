@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -163,7 +163,7 @@ def _run_flex(blocks: list[Block]) -> Tensor:
     outs = []
     for q, k, v, valid in blocks:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # heads first
-        out = cast(Tensor, flex_attention(q, k, v, None if valid is None else _hide(valid)))
+        out = flex_attention(q, k, v, None if valid is None else _hide(valid))
         outs.append(out.transpose(1, 2))
     return outs[0] if len(outs) == 1 else torch.cat(outs, 1)
 

@@ -1,0 +1,179 @@
+"""Every strategy composes, trains and says clearly what does not fit."""
+
+import pytest
+import torch
+from tests.wan import randomised, tiny
+
+from vedit.backbones.base import BackboneSpec
+from vedit.batch import Conditions
+from vedit.conditioning.add import AddToTokens, ConcatChannels, SigmaScaledAdd
+from vedit.conditioning.append import AppendTokens, PrependFrames
+from vedit.conditioning.cross import CrossAttend
+from vedit.conditioning.embed import PatchEmbed, SharedPatchEmbed
+from vedit.errors import ConfigError
+from vedit.model import EditModel
+from vedit.tokens import Context
+
+SHAPE = (2, 4, 2, 4, 6)
+LATENTS = {
+    "source": torch.randn(SHAPE),
+    "mask": torch.randn(SHAPE),
+    "reference": torch.randn(2, 4, 3, 4, 6),
+}
+
+STRATEGIES = {
+    "add": {"source": AddToTokens},
+    "sigma-add": {"source": SigmaScaledAdd},
+    "channels": {"source": ConcatChannels},
+    "channels-and-frame": {
+        "source": lambda spec: ConcatChannels(spec, widen=True),
+        "reference": PrependFrames,
+    },
+    "append": {"source": AppendTokens},
+    "append-shared": {"source": lambda spec: AppendTokens(spec, embed=SharedPatchEmbed)},
+    "append-after-blind": {
+        "reference": lambda spec: AppendTokens(
+            spec, time="after", noise="shared", sees=["reference"], offset=2
+        )
+    },
+    "mask-on-source": {
+        "source": AppendTokens,
+        "mask": lambda spec: AddToTokens(spec, segment="source"),
+        "reference": lambda spec: AppendTokens(spec, time="after"),
+    },
+    "frame-first": {"reference": PrependFrames},
+}
+
+
+def model_with(slots, **changes):
+    return EditModel.build(lambda: tiny(**changes), {"instruction": CrossAttend, **slots})
+
+
+def conditions(*names):
+    return Conditions({n: LATENTS[n] for n in names}, Context(torch.randn(2, 5, 64)))
+
+
+def velocity(model, given, x=None, sigma=None):
+    x = torch.randn(SHAPE) if x is None else x
+    return model(x, torch.tensor([0.3, 0.8]) if sigma is None else sigma, given)
+
+
+@pytest.mark.parametrize("slots", STRATEGIES.values(), ids=STRATEGIES)
+def test_composes_and_every_parameter_learns(slots):
+    model = model_with(slots)
+    out = velocity(model, conditions(*slots))
+    assert out.shape == SHAPE
+    out.square().sum().backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+@pytest.mark.parametrize(
+    "slots",
+    [STRATEGIES[n] for n in ("add", "sigma-add", "channels")],
+    ids=["add", "sigma-add", "channels"],
+)
+def test_what_is_added_starts_as_the_pretrained_model(slots):
+    model = model_with(slots)
+    given, x = conditions("source"), torch.randn(SHAPE)
+    before = velocity(model, given, x)
+    assert torch.equal(before, velocity(model, given.without("source"), x))
+    randomised(model.injections)
+    assert not torch.allclose(before, velocity(model, given, x))
+
+
+@pytest.mark.parametrize("absent", ["source", "mask", "reference"])
+def test_an_absent_condition_leaves_its_injection_out(absent):
+    slots = {"source": AppendTokens, "mask": AddToTokens, "reference": AppendTokens}
+    model = model_with(slots)
+    names = [n for n in slots if n != absent]
+    present = model.sequence(torch.randn(SHAPE), torch.rand(2), conditions(*names))
+    assert absent not in present.names
+    assert set(present.names) == {"target", *names} - {"mask"}
+
+
+def test_sigma_is_the_gain():
+    model = model_with({"source": SigmaScaledAdd})
+    randomised(model.injections)
+    x, given = torch.randn(SHAPE), conditions("source")
+    sigma = torch.tensor([0.0, 0.25])
+    bare = model.sequence(x, sigma, given.without("source"))["target"].tokens
+    with_it = model.sequence(x, sigma, given)["target"].tokens
+    embedded, _ = model.injections["source"].embed(LATENTS["source"], None)
+    torch.testing.assert_close(with_it - bare, sigma[:, None, None] * embedded)
+    assert torch.equal(with_it[0], bare[0])
+
+
+@pytest.mark.parametrize(
+    ("time", "offset", "expected"),
+    [("aligned", 0, [0, 1, 2]), ("after", 0, [2, 3, 4]), ("before", 0, [-3, -2, -1]),
+     ("after", 5, [7, 8, 9]), ("before", -1, [-4, -3, -2])],
+)  # fmt: skip
+def test_places_in_time(time, offset, expected):
+    model = model_with({"reference": lambda s: AppendTokens(s, time=time, offset=offset)})
+    sequence = model.sequence(torch.randn(SHAPE), torch.rand(2), conditions("reference"))
+    positions = sequence["reference"].positions
+    assert positions[:, 0].unique().tolist() == expected
+    assert positions[:, 1:].unique(dim=0).tolist() == [[r, c] for r in range(2) for c in range(3)]
+
+
+def test_what_comes_after_continues_behind_everything():
+    after = {"time": "after", "noise": "shared"}
+    model = model_with({n: lambda s: AppendTokens(s, **after) for n in ("source", "reference")})
+    sigma = torch.rand(2)
+    sequence = model.sequence(torch.randn(SHAPE), sigma, conditions("source", "reference"))
+    assert sequence["source"].positions[:, 0].unique().tolist() == [2, 3]
+    assert sequence["reference"].positions[:, 0].unique().tolist() == [4, 5, 6]
+    assert torch.equal(sequence["source"].sigma, sigma)
+
+
+def test_appended_tokens_are_clean_by_default():
+    model = model_with({"source": AppendTokens})
+    sequence = model.sequence(torch.randn(SHAPE), torch.rand(2), conditions("source"))
+    assert torch.equal(sequence["source"].sigma, torch.zeros(2))
+
+
+def test_references_of_another_size_can_be_appended_but_not_added():
+    small = Conditions({"reference": torch.randn(2, 4, 1, 2, 4)})
+    appended = EditModel.build(tiny, {"reference": AppendTokens})
+    assert velocity(appended, small).shape == SHAPE
+    added = EditModel.build(tiny, {"reference": AddToTokens})
+    message = r"slot 'reference': .* grid of \(1, 1, 2\).*'target'.* has \(2, 2, 3\)"
+    with pytest.raises(ValueError, match=message):
+        velocity(added, small)
+
+
+def test_adding_to_a_segment_that_is_not_there_names_the_slot():
+    model = model_with({"mask": lambda spec: AddToTokens(spec, segment="source")})
+    with pytest.raises(ConfigError, match="mask: adds to segment 'source', .* only target"):
+        velocity(model, conditions("mask"))
+
+
+def test_cross_attention_needs_blocks_that_have_it():
+    spec = BackboneSpec(64, 4, (1, 2, 2), cross_attention=False)
+    with pytest.raises(ConfigError, match="CrossAttend needs blocks with cross-attention"):
+        CrossAttend(spec)
+
+
+@pytest.mark.parametrize(("key", "value"), [("time", "afer"), ("noise", "claen")])
+def test_misspelt_choices_are_corrected(key, value):
+    spec = BackboneSpec(64, 4, (1, 2, 2), cross_attention=True)
+    with pytest.raises(ConfigError, match=rf"{key}: '{value}' is none of .* Did you mean"):
+        AppendTokens(spec, **{key: value})
+
+
+def test_signals_of_the_wrong_kind_name_the_slot():
+    spec = BackboneSpec(64, 4, (1, 2, 2), cross_attention=True)
+    with pytest.raises(TypeError, match="slot 'instruction' attends to an encoded context"):
+        CrossAttend(spec)(None, torch.zeros(1), "instruction")
+    sequence = EditModel.build(tiny, {}).sequence(torch.randn(SHAPE), torch.rand(2), Conditions())
+    context = Context(torch.zeros(2, 1, 64))
+    with pytest.raises(TypeError, match="slot 'source' is given an encoded context"):
+        AddToTokens(spec)(sequence, context, "source")
+
+
+def test_an_embedding_starts_at_zero_unless_told_otherwise():
+    spec = BackboneSpec(64, 4, (1, 2, 2), cross_attention=True)
+    assert not any(p.any() for p in PatchEmbed(spec).parameters())
+    assert all(p.any() for p in PatchEmbed(spec, zero_init=False).parameters())
+    assert len(list(PatchEmbed(spec, bias=False).parameters())) == 1
