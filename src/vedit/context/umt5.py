@@ -32,13 +32,13 @@ TEXT_EMBEDDER = "condition_embedder.text_embedder."
 
 
 def clean_prompt(text: str) -> str:
-    """Clean a prompt as Wan was trained on it.
+    r"""Clean a prompt as Wan was trained on it.
 
     Broken unicode is mended if `ftfy` is installed, HTML entities are resolved twice, and runs of
     whitespace become one space.
 
     Examples:
-        >>> clean_prompt("  make it &amp;amp; \\n blue ")
+        >>> clean_prompt("  make it &amp;amp; \n blue ")
         'make it & blue'
     """
     try:
@@ -122,10 +122,15 @@ class UMT5(ContextEncoder):
         config = UMT5Config(**self.sizes, dropout_rate=0.0, use_cache=False)
         with _meta() if weights is not None else nullcontext():
             self.tower = UMT5EncoderModel(config).to(self.dtype).eval()
-        with _meta() if projection is not None else nullcontext():
             self.connector = TextProjection(d_model, spec.width)
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._null: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        if (
+            weights is None
+            and projection is not None
+            and not self.connector.linear_1.weight.is_meta
+        ):
+            self.load_weights()  # whoever builds this calls it only if there are `weights`
 
     def load_weights(self) -> None:
         """Load tower, projection and tokenizer; a part without weights is initialised.

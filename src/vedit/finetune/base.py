@@ -3,7 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from vedit.errors import WeightsError
 
 
 class Finetune(ABC):
@@ -47,10 +51,6 @@ def copy_in(module: nn.Module, tensors: Mapping[str, Tensor], wanted: Mapping[st
     Raises:
         WeightsError: if a name is missing or unexpected, or a shape differs.
     """
-    import torch
-
-    from vedit.errors import WeightsError
-
     where = type(module).__name__
     missing, unexpected = sorted(wanted.keys() - tensors), sorted(tensors.keys() - wanted)
     if missing or unexpected:
@@ -66,4 +66,8 @@ def copy_in(module: nn.Module, tensors: Mapping[str, Tensor], wanted: Mapping[st
                     f"checkpoint of {where}: {name} is {tuple(tensors[name].shape)}, expected "
                     f"{tuple(target.shape)}."
                 )
-            target.copy_(tensors[name])
+            value = tensors[name]
+            if isinstance(target, DTensor) and not isinstance(value, DTensor):
+                mesh, placements = target.device_mesh, target.placements
+                value = distribute_tensor(value.to(target.device), mesh, placements)
+            target.copy_(value)

@@ -132,7 +132,7 @@ def _matches(name: str, pattern: str, regex: bool) -> bool:
 
 
 def _end(name: str) -> str:
-    """The last parts of a name, from the last one that is no number: "attn1.to_out.0" -> to_out.0."""
+    """The last word of a name with its number, if any: "attn1.to_out.0" gives "to_out.0"."""
     parts = name.split(".")
     last = max((i for i, part in enumerate(parts) if not part.isdigit()), default=0)
     return ".".join(parts[last:])
