@@ -182,6 +182,11 @@ def test_a_smaller_dtype_is_kept(tmp_path: Path) -> None:
     features = CacheReader(directory, "features").features(entry, "Make it negative")
     assert features["tokens"].dtype == torch.bfloat16
     assert features["valid"].dtype == torch.bool
+    latents, words = CacheReader(directory, "latents"), CacheReader(directory, "features")
+    read = EditDataset(directory, latents, words)[Draw(0, 5, 0)]
+    assert {z.dtype for z in read.latents.values()} == {torch.float32}  # as a codec gives them
+    assert read.features is not None
+    assert read.features["tokens"].dtype == torch.float32
 
 
 # --- reading samples -----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,8 +213,20 @@ def test_several_processes_give_the_same_bytes(clips: Path, tmp_path: Path) -> N
 
 def test_other_settings_do_not_mix_with_shards_that_are_there(clips: Path, tmp_path: Path) -> None:
     build(config(clips, tmp_path), quiet)
-    with pytest.raises(DataError, match="was built with other frames, crf; choose another output"):
+    with pytest.raises(
+        DataError, match="was built with other frames, crf, clips; choose another output"
+    ):
         build(config(clips, tmp_path, frames=4, crf=8), quiet)
+
+
+def test_other_clips_do_not_mix_with_shards_that_are_there(clips: Path, tmp_path: Path) -> None:
+    """What belongs to a split may change: shards of the former split must not stay unnoticed."""
+    own = tmp_path / "clips"
+    shutil.copytree(clips, own)
+    build(config(own, tmp_path / "out"), quiet)
+    (own / "splits.json").write_text('{"film.mp4": {"train": [[0, 30]]}}')
+    with pytest.raises(DataError, match="was built with other clips"):
+        build(config(own, tmp_path / "out"), quiet)
 
 
 def test_an_index_made_from_the_shards_is_the_one_written(clips: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class EditDataset:
 
     Args:
         directory: Folder with an index.
-        latents: Cache to take latents from; what it serves is not decoded.
+        latents: Cache to take latents from, as float32; what it serves is not decoded.
         features: Cache to take the instruction's features from.
         reads_images: Names of the images those features depend on.
         pixels: Decode the videos even where latents are cached.
@@ -75,12 +75,12 @@ class EditDataset:
             if suffix in entry.members:
                 name = suffix.partition(".")[0]
                 if self.latents is not None:
-                    latents[name] = self.latents.latents(entry, suffix)
+                    latents[name] = self.latents.latents(entry, suffix).float()
                 if self.latents is None or self.pixels:
                     videos[name] = decode_member(self._reader, entry, suffix)
         if record.has_reference and self._reference_is_cached():
             assert self.latents is not None
-            latents["reference"] = self.latents.latents(entry, REFERENCE)
+            latents["reference"] = self.latents.latents(entry, REFERENCE).float()
         return EditSample(
             key=record.key,
             instruction=text,
@@ -90,10 +90,15 @@ class EditDataset:
             videos=videos,
             reference=self._reference(entry, generator),
             latents=latents,
-            features=None
-            if self.features is None
-            else self.features.features(entry, text, self.reads_images),
+            features=self._features(entry, text),
         )
+
+    def _features(self, entry: Entry, text: str) -> dict[str, Tensor] | None:
+        """Cached features; floating ones as float32, in whatever type they are stored."""
+        if self.features is None:
+            return None
+        features = self.features.features(entry, text, self.reads_images)
+        return {n: f.float() if f.is_floating_point() else f for n, f in features.items()}
 
     def _reference_is_cached(self) -> bool:
         return self.latents is not None and not self.reference.random

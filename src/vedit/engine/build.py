@@ -155,7 +155,7 @@ def build(config: BuildConfig, progress: Callable[[str], None] = print) -> Shard
     """
     output = Path(config.output)
     windows = choose_windows(config)
-    _claim(output, config)
+    _claim(output, config, windows)
     total = len(windows) * config.samples_per_window
     count = -(-total // config.shard_size)
     names = [shard_name(config.split, number) for number in range(count)]
@@ -246,10 +246,12 @@ def _at(runs: list[tuple[Path, int, list[Shot]]], place: int) -> Window:
 # --- shards --------------------------------------------------------------------------------
 
 
-def _claim(output: Path, config: BuildConfig) -> None:
-    """Refuse to mix shards of two configurations in one folder."""
+def _claim(output: Path, config: BuildConfig, windows: list[Window]) -> None:
+    """Refuse to mix shards of two configurations, or of other clips, in one folder."""
     output.mkdir(parents=True, exist_ok=True)
     settings = {k: v for k, v in asdict(config).items() if k not in ("clips", "output", "workers")}
+    places = [(w.clip.name, w.start, w.stride) for w in windows]
+    settings["clips"] = hashlib.sha256(repr(places).encode()).hexdigest()[:16]
     text = json.dumps(settings, default=str, indent=1)
     path = output / SETTINGS_NAME
     if path.is_file() and path.read_text() != text:
