@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from vedit.cli.progress import ProgressLine
@@ -84,6 +85,10 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _say_of(name: str, line: str) -> None:
+    _say(f"[{name}] {line}")
+
+
 # --- clips and shards ----------------------------------------------------------------------
 
 
@@ -106,7 +111,7 @@ def _build(args: argparse.Namespace) -> None:
                 f"{nearest(name, splits)}"
             )
         config = splits[name]
-        index = build(config, progress=lambda line, name=name: _say(f"[{name}] {line}"))
+        index = build(config, progress=partial(_say_of, name))
         _say(f"[{name}] {len(index)} samples in {config.output}")
 
 

@@ -80,9 +80,13 @@ def run_plan(chosen: Plan, progress: Callable[[str], None] = print) -> None:
             words,
             batch_size=chosen.encode.batch_size,
             dtype=getattr(torch, chosen.encode.dtype),
-            progress=lambda line, directory=directory: progress(f"[{directory.name}] {line}"),
+            progress=_prefixed(progress, directory.name),
         )
         progress(f"[{directory.name}] encoded")
+
+
+def _prefixed(progress: Callable[[str], None], name: str) -> Callable[[str], None]:
+    return lambda line: progress(f"[{name}] {line}")
 
 
 def make(component: Component, place: str, *late: Any) -> Any:
