@@ -334,12 +334,19 @@ class EditSystem(LightningModule):
         return self.predict_step(batch, batch_idx)
 
     def predict_step(self, batch: EditBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Edit the batch: `{"edit": (B, 3, F, H, W)}`, the same for a key in any batch."""
+        """Edit the batch: `{"edit": (B, 3, F, H, W)}`."""
+        return {"edit": self.edit(batch)}
+
+    def edit(
+        self, batch: EditBatch, steps: int | None = None, guidance: float | None = None
+    ) -> Tensor:
+        """The edited videos (B, 3, F, H, W) in [-1, 1]; a key gives the same one in any batch."""
         assert self.codec is not None
         conditions = self.conditions(batch)
         seeds = [_seed(self.seed, key) for key in batch.keys]
-        edited = self.sample(conditions, self._latent_shape(batch, conditions), seed=seeds)
-        return {"edit": self.codec.decode(edited).float().clamp(-1, 1)}
+        shape = self._latent_shape(batch)
+        latents = self.sample(conditions, shape, seed=seeds, steps=steps, guidance=guidance)
+        return self.codec.decode(latents).float().clamp(-1, 1)
 
     @torch.no_grad()
     def sample(
@@ -436,7 +443,7 @@ class EditSystem(LightningModule):
         segments = {n: getattr(i, "segment", None) for n, i in self.model.injections.items()}
         return {*dropped, *(name for name, segment in segments.items() if segment in dropped)}
 
-    def _latent_shape(self, batch: EditBatch, conditions: Conditions) -> tuple[int, ...]:
+    def _latent_shape(self, batch: EditBatch) -> tuple[int, ...]:
         for name in ("target", "source"):
             if name in batch.latents:
                 return tuple(batch.latents[name].shape)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vedit.cli.extends import Composed, Tree, compose
+from vedit.cli.signatures import find_misspelt
 from vedit.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def read(files: Sequence[str], overrides: Sequence[tuple[str, Any]] = ()) -> Com
             raise composed.error(key, f"expected keys with values, got {composed.tree[key]!r}")
     if "model" not in composed.tree:
         raise ConfigError(f"{files[0]}: model: missing")
+    find_misspelt(composed)
     name = composed.tree["name"]
     if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in name:
         raise composed.error("name", f"expected a folder name, got {name!r}")

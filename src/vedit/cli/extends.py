@@ -49,6 +49,9 @@ class Composed:
     def origin(self, key: str) -> str:
         """Name of the layer that set `key` (dotted), or its nearest parent, last."""
         parts = key.split(".")
+        for layer in reversed(self.layers):
+            if _settles(layer.tree, parts):
+                return layer.name
         for length in range(len(parts), 0, -1):
             for layer in reversed(self.layers):
                 if _holds(layer.tree, parts[:length]):
@@ -92,8 +95,9 @@ def compose(files: Sequence[str | Path], overrides: Sequence[tuple[str, Any]] = 
 def merge(base: Tree, top: Mapping[str, Any]) -> Tree:
     """Merge `top` over `base`: mappings by key, all else replaced.
 
-    Two rules beyond that: when `class_path` changes, the arguments of the old class go with it; and
-    a key that ends with `+` appends its list to the one below.
+    Three rules beyond that: when `class_path` changes, the arguments of the old class go with it;
+    `init_args` alone add to the class named below; and a key that ends with `+` appends its list to
+    the one below.
 
     Examples:
         >>> merge({"a": {"class_path": "A", "init_args": {"x": 1}}}, {"a": {"class_path": "B"}})
@@ -111,7 +115,7 @@ def merge(base: Tree, top: Mapping[str, Any]) -> Tree:
         elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = merge(merged[key], value)
         elif isinstance(value, Mapping):
-            merged[key] = merge({}, value)
+            merged[key] = merge(_as_class(merged.get(key), value), value)
         else:
             merged[key] = copy.deepcopy(value)
     return merged
@@ -218,14 +222,18 @@ _float_resolver()
 
 
 def _config_roots(file: Path) -> list[Path]:
-    """`configs/` of the current folder, then that of the tree `file` lies in."""
+    """`configs/` of the current folder, of the tree `file` lies in, and of this repository."""
     above = [p for p in file.resolve().parents if p.name == "configs"]
-    return [Path("configs"), *above]
+    shipped = Path(__file__).parents[3] / "configs"
+    roots = [Path("configs"), *above, shipped]
+    return list({root.resolve(): root for root in roots}.values())
 
 
 def _nested(parts: list[str], value: Any, tree: Any) -> Tree:
     """`{a: {b: value}}` for ["a", "b"], going through `init_args` where `tree` has a class."""
     head, rest = parts[0], parts[1:]
+    if isinstance(tree, str):
+        tree = {"class_path": tree}
     is_class = isinstance(tree, Mapping) and "class_path" in tree
     if is_class and head not in ("class_path", "init_args"):
         return {"init_args": _nested(parts, value, tree.get("init_args"))}
@@ -233,6 +241,13 @@ def _nested(parts: list[str], value: Any, tree: Any) -> Tree:
         return {head: value}
     below = tree.get(head) if isinstance(tree, Mapping) else None
     return {head: _nested(rest, value, below)}
+
+
+def _as_class(below: Any, top: Mapping[str, Any]) -> Tree:
+    """A class named by a plain string, spelled out so that `init_args` can join it."""
+    if isinstance(below, str) and "init_args" in top and "class_path" not in top:
+        return {"class_path": below}
+    return {}
 
 
 def _interpolated(tree: Tree, layers: Sequence[Layer]) -> Tree:
@@ -281,6 +296,17 @@ def _dotted(tree: Any, prefix: str = "") -> list[str]:
     for key, value in tree.items():
         keys += [f"{prefix}{key}", *_dotted(value, f"{prefix}{key}.")]
     return keys
+
+
+def _settles(tree: Any, parts: Sequence[str]) -> bool:
+    """Whether `tree` has a plain value at that place or above it, such as a short class name."""
+    for part in parts:
+        if not isinstance(tree, Mapping):
+            return tree is not None and not isinstance(tree, list)
+        if part not in tree:
+            return False
+        tree = tree[part]
+    return True
 
 
 def _holds(tree: Any, parts: Sequence[str]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from typing import Any
 
 import yaml
@@ -9,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from vedit.callbacks.checkpoint import StopOnInterrupt
+from vedit.callbacks.report import TrainClock
 from vedit.cli.experiment import one_line_errors
 from vedit.cli.extends import Tree
 from vedit.data.module import EditData
@@ -27,6 +30,7 @@ class EditCLI(LightningCLI):
     @classmethod
     def run(cls, command: str, checked: Tree) -> EditCLI:
         """Run `command` on a configuration from `vedit.cli.experiment.check`."""
+        silence()
         chosen = type(cls.__name__, (cls,), {"command": command})
         own_data = "class_path" in checked["data"]
         return chosen(
@@ -37,7 +41,7 @@ class EditCLI(LightningCLI):
             save_config_callback=SaveConfigCallback if command == "fit" else None,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
-            trainer_defaults={"callbacks": [StopOnInterrupt()]},
+            trainer_defaults={"callbacks": [StopOnInterrupt(), TrainClock()]},
             parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False}},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -67,6 +71,20 @@ class EditCLI(LightningCLI):
         parser = self._parser(self.subcommand)
         text = parser.dump(self.config[self.subcommand], skip_none=False, format="yaml")
         self.model.config = plain(yaml.safe_load(text))
+
+
+def silence() -> None:
+    """Drop what Lightning says to everybody and nobody here can act on."""
+    for message in (
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*module.s. in eval mode at the start of training.*",  # the codec, on purpose
+        "The '.*_dataloader' does not have many workers",  # cached latents need none
+        ".*Checkpoint directory .* exists and is not empty.*",  # resuming
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
 
 
 def plain(tree: Any) -> Any:

@@ -59,11 +59,15 @@ class Checker:
         for name, value in tree.items():
             where = f"{key}.{name}" if key else str(name)
             if name in hints:
-                checked[name] = self.value(hints[name].annotation, value, where)
+                nothing = value is None and hints[name].default is None
+                checked[name] = None if nothing else self.value(hints[name].annotation, value, where)
             elif is_open:
                 checked[name] = value
             else:
                 self._unknown(where, str(name), hints)
+        for name, parameter in hints.items():
+            if name not in checked and (spelled := self._default(parameter)) is not None:
+                checked[name] = spelled
         missing = [n for n, p in hints.items() if p.default is p.empty and n not in checked]
         # What a parent needs may be filled in by the constructor that passes `**kwargs` on.
         own = inspect.signature(target).parameters
@@ -72,11 +76,22 @@ class Checker:
             self._fail(f"{key}.{missing[0]}".lstrip("."), f"missing; {_name(target)} needs it")
         return checked
 
+    def _default(self, parameter: inspect.Parameter) -> Tree | None:
+        """Write out a default that holds objects, which no YAML could hold otherwise."""
+        hint = parameter.annotation
+        if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
+            return None
+        factories = {f.name: f.default_factory for f in dataclasses.fields(hint)}
+        classes = {n: f for n, f in factories.items() if isinstance(f, type)}
+        return {name: {"class_path": _path_of(made)} for name, made in classes.items()} or None
+
     def value(self, hint: Any, value: Any, key: str) -> Any:
         """Check one value against its type hint; see `arguments`."""
         options = _alternatives(hint)
-        if value is None and (type(None) in options or hint is Any):
+        if value is None and (type(None) in options or hint in (Any, inspect.Parameter.empty)):
             return None
+        if value is None:
+            self._fail(key, f"expected {describe_type(hint)}, got null")
         if isinstance(value, Mapping):
             return self._mapping(options, value, key, hint)
         if isinstance(value, list):
@@ -84,7 +99,8 @@ class Checker:
             if inner:
                 return [self.value(_item(inner[0]), v, f"{key}.{i}") for i, v in enumerate(value)]
         bases = _classes(hint)
-        if isinstance(value, str) and bases and (len(bases) == len(options) or value[:1].isupper()):
+        only_classes = all(_classes(o) for o in options if o is not type(None))
+        if isinstance(value, str) and bases and (only_classes or value[:1].isupper()):
             return self._mapping(options, {"class_path": value}, key, hint)
         self._typed(hint, value, key)
         return value
@@ -97,7 +113,9 @@ class Checker:
             return self._subclass(bases, value, key)
         for option in options:
             if dataclasses.is_dataclass(option) and isinstance(option, type):
-                return self.arguments(option, value, key)
+                given = self.arguments(option, value, key)
+                whole = inspect.Parameter("_", inspect.Parameter.KEYWORD_ONLY, annotation=option)
+                return {**(self._default(whole) or {}), **given}
             if _is_mapping(option) and _classes(_item(option)):
                 item = _item(option)
                 return {name: self.value(item, v, f"{key}.{name}") for name, v in value.items()}
@@ -333,7 +351,7 @@ def describe_type(hint: Any) -> str:
     if origin is typing.Literal:
         return "one of " + ", ".join(repr(value) for value in arguments)
     if origin is collections.abc.Callable:
-        return f"a {_name(arguments[-1])}" if arguments else "a function"
+        return _with_article(_name(arguments[-1])) if arguments else "a function"
     if _is_list(option):
         fixed = origin is tuple and Ellipsis not in arguments
         if fixed:
@@ -342,6 +360,10 @@ def describe_type(hint: Any) -> str:
     if _is_mapping(option):
         return "keys with values"
     return _name(option)
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def _reason(hint: Any, error: Exception) -> str:

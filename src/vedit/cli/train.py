@@ -9,6 +9,7 @@ from pathlib import Path
 from vedit.cli.arguments import parse_arguments
 from vedit.cli.experiment import KEYS, check, checkpoint_path, read
 from vedit.cli.extends import Composed, Tree
+from vedit.errors import ConfigError
 
 
 def main(command: str, given: Sequence[str]) -> int:
@@ -47,6 +48,8 @@ def run(command: str, checked: Tree) -> int:
     Returns:
         0, or 130 after Ctrl-C.
     """
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
     from vedit.callbacks.checkpoint import Interrupted
     from vedit.cli.lightning_cli import EditCLI
 
@@ -61,6 +64,8 @@ def run(command: str, checked: Tree) -> int:
             file=sys.stderr,
         )
         return 130
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {error}") from error
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from stop
