@@ -87,15 +87,16 @@ class WanVAE(Codec):
         self.check_size(*video.shape[-3:])
         with self._precision(video):
             moments = self.vae.encode(video.to(self.vae.dtype)).latent_dist
-        mean, std = self._statistics(video.device)
-        return (moments.mode().float() - mean) / std
+        mean, inverse_std = self._statistics(video.device)
+        return (moments.mode().float() - mean) * inverse_std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents (B, C, t, h, w) to a video (B, 3, F, H, W) in [-1, 1]."""
-        mean, std = self._statistics(latents.device)
+        mean, inverse_std = self._statistics(latents.device)
+        raw = latents.float() / inverse_std + mean
         with self._precision(latents):
-            video = self.vae.decode((latents.float() * std + mean).to(self.vae.dtype)).sample
+            video = self.vae.decode(raw.to(self.vae.dtype)).sample
         return video.float().clamp(-1, 1)
 
     def fingerprint(self) -> str:
@@ -116,12 +117,13 @@ class WanVAE(Codec):
         return torch.autocast(like.device.type, self.dtype if lowered else None, enabled=lowered)
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        # No buffers: the module may be built on meta, and a checkpoint does not hold them.
+        # No buffers: the module may be built on meta, and a checkpoint does not hold them. The
+        # inverse, as diffusers' pipelines have it: the same rounding, so the same bits.
         mean, std = (
             torch.tensor(self.config[name], device=device, dtype=torch.float32).view(-1, 1, 1, 1)
             for name in ("latents_mean", "latents_std")
         )
-        return mean, std
+        return mean, 1.0 / std
 
 
 def _build(config: Mapping[str, Any]) -> Any:
