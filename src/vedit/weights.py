@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from vedit.errors import WeightsError, nearest
 
+ROOT = Path(__file__).parents[2]
+"""The root of this repository, where `nano/` lies."""
+
 STEMS = ("diffusion_pytorch_model", "model")
 SHOWN = 3  # names that a message lists before it counts the rest
 CHUNK, CHUNKS = 4096, 256  # bytes that a fingerprint samples of each file
@@ -26,8 +29,9 @@ def resolve_folder(path_or_hub_id: str | Path, subfolder: str | None = None) -> 
     """The local folder of a checkpoint, fetched from the hub if need be.
 
     Args:
-        path_or_hub_id: a folder, or a hub id such as ``org/name``, with more parts for a folder
-            inside it: ``org/name/transformer``. A folder that exists wins.
+        path_or_hub_id: a folder, relative to the current directory or else to the root of this
+            repository; or a hub id such as ``org/name``, with more parts for a folder inside it:
+            ``org/name/transformer``. A folder that exists wins.
         subfolder: folder inside it.
 
     Returns:
@@ -37,6 +41,9 @@ def resolve_folder(path_or_hub_id: str | Path, subfolder: str | None = None) -> 
         WeightsError: there is no such folder, and the hub has none or cannot be reached.
     """
     local = Path(path_or_hub_id).expanduser()
+    first = Path(*local.parts[:1])
+    if (ROOT / local).exists() or (ROOT / first).exists() and not first.exists():
+        local = local if local.exists() else ROOT / local
     if local.exists():
         return _existing(local / subfolder if subfolder else local)
     parts = str(path_or_hub_id).split("/")
@@ -58,7 +65,8 @@ def _existing(folder: Path) -> Path:
     wanted = folder.relative_to(ancestor).parts[0]
     siblings = [child.name for child in ancestor.iterdir() if child.is_dir()]
     hint = nearest(wanted, siblings)
-    raise WeightsError(f"{folder}: no such folder; {ancestor} has no '{wanted}'.{hint}")
+    looked = "" if folder.is_absolute() else f" (looked in {Path.cwd()} and {ROOT})"
+    raise WeightsError(f"{folder}: no such folder{looked}; {ancestor} has no '{wanted}'.{hint}")
 
 
 def _from_hub(repository: str, inside: str) -> Path:
