@@ -91,9 +91,9 @@ nano: $(READY)  ## Make the nano weights again (hours on two CPU cores)
 	@echo "2/6 text encoder"
 	@$(BIN)/python nano/make_text_encoder.py
 	@echo "3/6 pretraining data"
-	@$(BIN)/vedit data build --config configs/nano/pretrain_data.yaml
+	@$(BIN)/vedit data build --config configs/data/pretrain.yaml
 	@echo "4/6 latents and contexts"
-	@$(BIN)/vedit data encode --config configs/nano/pretrain_data.yaml
+	@$(BIN)/vedit data encode --config configs/data/pretrain.yaml
 	@echo "5/6 pretraining"
 	@$(BIN)/vedit fit --config configs/nano/pretrain.yaml
 	@echo "6/6 ship to nano/"
