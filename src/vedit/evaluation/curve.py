@@ -9,7 +9,7 @@ from pathlib import Path
 
 Points = list[tuple[int, float]]
 
-_WIDTH, _HEIGHT = 720, 220
+_WIDTH, _HEIGHT = 1060, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 30
 _BINS = 180  # a curve of more points than this shows their means
 

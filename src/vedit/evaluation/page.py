@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vedit.evaluation.curve import curve_svg
@@ -17,7 +18,8 @@ from vedit.evaluation.exact import SampleScore
 if TYPE_CHECKING:
     from vedit.evaluation.report import RunFacts
 
-_FRAMES = 4
+_FRAMES = 3
+_GAP = 2  # pixels between the frames of a strip
 _OPEN = 3  # strips of each edit that are shown without a click
 
 
@@ -81,7 +83,8 @@ def filmstrip(video: Tensor, frames: int = _FRAMES) -> str:
     from PIL import Image
 
     chosen = torch.linspace(0, len(video) - 1, min(frames, len(video))).round().long()
-    row = torch.cat(list(video[chosen]), dim=1)
+    spaced = F.pad(video[chosen], (0, 0, 0, _GAP), value=128)  # grey suits both grounds
+    row = torch.cat(list(spaced), dim=1)[:, :-_GAP]
     buffer = io.BytesIO()
     Image.fromarray(row.numpy()).save(buffer, "jpeg", quality=88, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -102,7 +105,7 @@ def _shown(strip: Strip) -> dict[str, Any]:
             ("edit", filmstrip(strip.output)),
             ("target", filmstrip(strip.target)),
         ],
-        "width": strip.source.shape[2] * min(_FRAMES, len(strip.source)),
+        "width": (strip.source.shape[2] + _GAP) * min(_FRAMES, len(strip.source)) - _GAP,
         "height": strip.source.shape[1],
     }
 
