@@ -69,8 +69,10 @@ class EditCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Give the system its configuration, which goes into every checkpoint."""
         parser = self._parser(self.subcommand)
-        text = parser.dump(self.config[self.subcommand], skip_none=False, format="yaml")
-        self.model.config = plain(yaml.safe_load(text))
+        text = parser.dump(self.config[self.subcommand], skip_unset=False, format="yaml")
+        tree = yaml.safe_load(text)
+        tree.pop("config", None)  # the path of a file that is merged already
+        self.model.config = plain(tree)
 
 
 def silence() -> None:
@@ -79,6 +81,8 @@ def silence() -> None:
         ".*isinstance.treespec, LeafSpec.*",
         ".*module.s. in eval mode at the start of training.*",  # the codec, on purpose
         "The '.*_dataloader' does not have many workers",  # cached latents need none
+        "You're resuming from a checkpoint that ended",  # EditData knows where it stands
+        "Total length of `list` across ranks is zero",  # no validation data
         ".*Checkpoint directory .* exists and is not empty.*",  # resuming
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -90,7 +94,7 @@ def silence() -> None:
 def plain(tree: Any) -> Any:
     """The tree in types that `torch.load(weights_only=True)` reads."""
     if isinstance(tree, dict):
-        return {str(key): plain(value) for key, value in tree.items() if key != "config"}
+        return {str(key): plain(value) for key, value in tree.items()}
     if isinstance(tree, list):
         return [plain(value) for value in tree]
     return tree if isinstance(tree, (int, float, bool, type(None))) else str(tree)
