@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from tests.clips import moving, write_clip
 
@@ -29,7 +30,17 @@ def part(class_path: str, **arguments: Any) -> dict[str, Any]:
     return {"class_path": class_path, "init_args": arguments}
 
 
-def model(**slots: Any) -> dict[str, Any]:
+def codec(folder: Path) -> str:
+    """A folder with the weights of a codec, random ones."""
+    if not (folder / "vae").is_dir():
+        from vedit.codecs.wan_vae import WanVAE
+
+        torch.manual_seed(0)
+        WanVAE(config=CODEC).vae.save_pretrained(folder / "vae")
+    return str(folder / "vae")
+
+
+def model(folder: Path, **slots: Any) -> dict[str, Any]:
     """Arguments of an `EditSystem` that trains in a second."""
     backbone = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16}
     backbone |= {"ffn_dim": 32, "in_channels": 4, "text_dim": 16, "freq_dim": 16}
@@ -37,7 +48,7 @@ def model(**slots: Any) -> dict[str, Any]:
     tokenizer = str(REPOSITORY / "nano" / "tokenizer")
     return {
         "backbone": part("vedit.backbones.wan.WanDiT", **backbone),
-        "codec": part("vedit.codecs.wan_vae.WanVAE", config=CODEC),
+        "codec": part("vedit.codecs.wan_vae.WanVAE", weights=codec(folder)),
         "context": part(
             "vedit.context.umt5.UMT5",
             tokenizer=tokenizer, vocab_size=1000, max_tokens=12, **words,
@@ -88,7 +99,7 @@ def config(folder: Path, name: str = "tiny", steps: int = 1, **changes: Any) -> 
     """The configuration of a run whose data and results lie in a folder."""
     content = {
         "name": name,
-        "model": model(**changes),
+        "model": model(folder, **changes),
         "data": {
             "train": str(folder / "train"),
             "test": str(folder / "test"),

@@ -82,7 +82,10 @@ def write_report(
 def as_json(scores: list[SampleScore], facts: RunFacts) -> dict[str, Any]:
     """The figures of a report; numbers that nothing supports are null."""
     total = asdict(summarise(scores))
-    table = {edit: asdict(row) for edit, row in per_edit(scores).items()}
+    table = {
+        edit: {**asdict(row), "mistaken_for": list(row.mistaken_for)}
+        for edit, row in per_edit(scores).items()
+    }
     return {
         "held_out": {
             "clips": len({s.clip for s in scores}),
