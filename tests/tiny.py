@@ -109,8 +109,8 @@ def make_shards(folder: Path, count: int = 6) -> Path:
 def make_config(shards: Path, runs: Path) -> dict[str, Any]:
     """The same system as a configuration, with data and a trainer for three steps."""
 
-    def named(name: str, **arguments: Any) -> dict[str, Any]:
-        return {"class_path": name, "init_args": copy.deepcopy(arguments)}
+    def named(class_path: str, **arguments: Any) -> dict[str, Any]:
+        return {"class_path": class_path, "init_args": copy.deepcopy(arguments)}
 
     return {
         "name": "tiny",

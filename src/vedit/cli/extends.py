@@ -146,10 +146,11 @@ def find_config(name: str | Path, beside: Path | None = None) -> Path:
 def _layers(path: Path, below: tuple[Path, ...]) -> list[Layer]:
     """The layers of one file: what it extends first, then itself."""
     path = find_config(path)
-    identity = path.resolve()
-    if identity in below:
-        circle = " -> ".join(p.name for p in (*below[below.index(identity) :], identity))
-        raise ConfigError(f"{path}: extends: goes round in a circle: {circle}")
+    earlier = [other.resolve() for other in below]
+    if path.resolve() in earlier:
+        circle = [*below[earlier.index(path.resolve()) :], path]
+        shown = " -> ".join(other.name for other in circle)
+        raise ConfigError(f"{below[-1]}: extends: goes round in a circle: {shown}")
     tree = read_yaml(path)
     bases = tree.pop("extends", None) or []
     if isinstance(bases, str):
@@ -157,7 +158,7 @@ def _layers(path: Path, below: tuple[Path, ...]) -> list[Layer]:
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ConfigError(f"{path}: extends: expected a file name or a list of them, got {bases!r}")
     found = [find_config(base, beside=path) for base in bases]
-    layers = [layer for base in found for layer in _layers(base, (*below, identity))]
+    layers = [layer for base in found for layer in _layers(base, (*below, path))]
     return [*layers, Layer(str(path), tree)]
 
 
