@@ -5,8 +5,8 @@
 It learns by predicting masked tokens, on the docstrings of Python's standard library, on this
 repository's pages and on the instructions of the shipped edits. It has read the instructions, then,
 held-out wordings included, but no label: which of them name the same edit, or what that edit does
-to a video, it was never told. Python 3.11 gives the folder that is shipped; another version has
-other docstrings.
+to a video, it was never told. The shipped folder was made with Python 3.11 and the pages of commit
+137abdc; other docstrings, other pages and a faster processor give another.
 """
 
 from __future__ import annotations
