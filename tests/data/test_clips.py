@@ -8,7 +8,7 @@ import json
 import subprocess
 import tarfile
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,10 +21,12 @@ from vedit.data.clips import (
     DEMO_CLIPS,
     DemoClip,
     Span,
+    _place_known_shots,
     attribution,
     clip_spans,
     fetch_demo,
 )
+from vedit.data.shots import CutRule, Shot, split_shots
 from vedit.errors import DataError
 from vedit.video import encode_video
 
@@ -168,3 +170,14 @@ def test_a_folder_without_clips_is_named(tmp_path: Path) -> None:
         clip_spans(tmp_path, "train")
     with pytest.raises(DataError, match="no such folder of clips"):
         clip_spans(tmp_path / "nowhere", "train")
+
+
+def test_the_shots_that_ship_are_those_of_the_pinned_film(tmp_path: Path) -> None:
+    _place_known_shots(tmp_path)
+    stored = json.loads((tmp_path / "bbb.mp4.shots.json").read_text())
+    pinned = {clip.file: clip.sha256 for clip in DEMO_CLIPS}
+    assert stored["sha256"] == pinned["bbb.mp4"]
+    assert stored["rule"] == asdict(CutRule())
+    shots = [Shot(*pair) for pair in stored["shots"]]
+    _, held_out = split_shots(shots, held_out=20, end=11671)
+    assert held_out[0].start == 9719

@@ -18,6 +18,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from vedit.data.shots import cut_shots
@@ -167,10 +168,22 @@ def fetch_demo(output: Path, progress: Callable[[str], None] = print) -> list[Pa
     if kept:
         progress(f"{kept} of {len(DEMO_CLIPS)} clips were there already")
     (output / "ATTRIBUTION.md").write_text(attribution())
+    _place_known_shots(output)
     for clip in DEMO_CLIPS:
         if clip.spans:
             progress(f"{clip.file}: {len(cut_shots(output / clip.file))} shots")
     return [output / clip.file for clip in DEMO_CLIPS]
+
+
+def _place_known_shots(output: Path) -> None:
+    """Save the search for the cuts of the long film, which are known for the pinned file.
+
+    `cut_shots` trusts a list of shots only for the digest and the rule that it states.
+    """
+    for known in resources.files("vedit.data").joinpath("known_shots").iterdir():
+        place = output / known.name
+        if not place.exists():
+            place.write_bytes(known.read_bytes())
 
 
 def attribution() -> str:
