@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from tests.wan import PROJECTION, pair, sequence, tiny
 
-from vedit.backbones.blocks import Block, BlockShape, CrossBlock, add_gated, modulate
+from vedit.backbones.blocks import Block, BlockShape, CrossBlock
 from vedit.backbones.wan import WanDiT, sinusoid, unpatchify
 from vedit.errors import ConfigError
 from vedit.tokens import Context, Segment, TokenSequence, grid_positions
@@ -50,17 +50,6 @@ def test_moving_every_position_changes_nothing_and_moving_one_segment_does():
     out = model(here)
     torch.testing.assert_close(model(moved(("target", "source"))), out, rtol=0, atol=1e-12)
     assert float((model(moved(("source",))) - out).detach().abs().max()) > 1e-6
-
-
-def test_each_segment_is_modulated_by_its_own_level():
-    """Slice-wise modulation equals one row per token."""
-    x, update = torch.randn(2, 2, 7, 4)
-    rows = torch.randn(3, 2, 3, 4)
-    lengths = (2, 4, 1)
-    per_token = [row.repeat_interleave(torch.tensor(lengths), 1) for row in rows]
-    expected = x * (1 + per_token[1]) + per_token[0]
-    torch.testing.assert_close(modulate(x, rows[0], rows[1], lengths), expected)
-    torch.testing.assert_close(add_gated(x, update, rows[2], lengths), x + update * per_token[2])
 
 
 def test_a_level_matters_per_sample_and_segment():

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vedit.attention import Kernel, attention
+from vedit.backbones.modulation import add_gated, modulated_norm
+from vedit.backbones.norm import LayerNorm, RMSNorm, at_least_float32
 from vedit.backbones.rope import rotate
 from vedit.tokens import AttentionLayout, Context
 
@@ -42,7 +44,7 @@ class Surroundings:
 
     Attributes:
         modulation: (B, G, 6, D), one row per sample and segment.
-        rotation: (2, N, head width / 2), cosines and sines of the positions.
+        rotation: (N, head width / 2) complex, from `vedit.backbones.rope.rotation`.
         layout: lengths and visibility of the segments.
         context: what cross-attention attends to, None for nothing.
         kernel: the attention implementation.
@@ -69,61 +71,6 @@ class Block(nn.Module, ABC):
         """Tokens (B, N, D) to tokens (B, N, D)."""
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32, or in float64 if it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """Scale and shift tokens, each segment by its own row.
-
-    The rows are applied to contiguous slices; a table of one row per token is never built.
-
-    Args:
-        x: (B, N, D).
-        shift: (B, G, D).
-        scale: (B, G, D), added to one.
-        lengths: tokens per segment, G numbers that sum to N.
-
-    Returns:
-        (B, N, D).
-    """
-    gain = 1 + scale
-    parts = [
-        torch.addcmul(shift[:, g, None], part, gain[:, g, None])
-        for g, part in enumerate(x.split(lengths, 1))
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-
-def add_gated(x: Tensor, update: Tensor, gate: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """Add an update to tokens, gated per segment.
-
-    Args:
-        x: (B, N, D).
-        update: (B, N, D).
-        gate: (B, G, D).
-        lengths: tokens per segment.
-
-    Returns:
-        (B, N, D).
-    """
-    pairs = zip(x.split(lengths, 1), update.split(lengths, 1), strict=True)
-    parts = [torch.addcmul(a, b, gate[:, g, None]) for g, (a, b) in enumerate(pairs)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-
-class LayerNorm(nn.LayerNorm):
-    """Layer normalisation that computes and answers in at least float32."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, D), in at least float32."""
-        x = at_least_float32(x)
-        weight = None if self.weight is None else self.weight.to(x.dtype)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
-
-
 class Attention(nn.Module):
     """Multi-head attention with RMS-normalised queries and keys (normalised across heads).
 
@@ -141,8 +88,8 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(width, width)
         # A list of one, because "to_out.0" is the name that weights and adapters use.
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
-        self.norm_q = nn.RMSNorm(width, eps)
-        self.norm_k = nn.RMSNorm(width, eps)
+        self.norm_q = RMSNorm(width, eps)
+        self.norm_k = RMSNorm(width, eps)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))
@@ -211,27 +158,22 @@ class CrossBlock(Block):
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         width, eps = shape.width, shape.eps
-        self.norm1 = LayerNorm(width, eps, elementwise_affine=False)
+        self.eps = eps
         self.attn1 = Attention(width, shape.heads, eps)
         self.norm2 = LayerNorm(width, eps) if shape.cross_attn_norm else nn.Identity()
         self.attn2 = Attention(width, shape.heads, eps)
-        self.norm3 = LayerNorm(width, eps, elementwise_affine=False)
         self.ffn = FeedForward(width, shape.ffn_width)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
 
     def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
         """Tokens (B, N, D) to tokens (B, N, D)."""
-        x, dtype, lengths = tokens, tokens.dtype, around.layout.lengths
+        x, lengths = tokens, around.layout.lengths
         modulation = self.scale_shift_table + at_least_float32(around.modulation)
         shift1, scale1, gate1, shift3, scale3, gate3 = modulation.unbind(2)
 
-        h = modulate(self.norm1(x), shift1, scale1, lengths).to(dtype)
-        h = self.attn1(h, around)
-        x = add_gated(at_least_float32(x), h, gate1, lengths).to(dtype)
-
+        h = modulated_norm(x, shift1, scale1, lengths, self.eps)
+        x = add_gated(x, self.attn1(h, around), gate1, lengths)
         if around.context is not None:
-            x = x + self.attn2(self.norm2(x).to(dtype), around, around.context)
-
-        h = modulate(self.norm3(x), shift3, scale3, lengths).to(dtype)
-        h = self.ffn(h)
-        return add_gated(at_least_float32(x), h, gate3, lengths).to(dtype)
+            x = x + self.attn2(self.norm2(x), around, around.context)
+        h = modulated_norm(x, shift3, scale3, lengths, self.eps)
+        return add_gated(x, self.ffn(h), gate3, lengths)

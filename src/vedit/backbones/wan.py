@@ -15,14 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from vedit.attention import Kernel, KernelName, choose_kernel
 from vedit.backbones.base import Backbone, BackboneSpec
-from vedit.backbones.blocks import (
-    Block,
-    BlockShape,
-    CrossBlock,
-    LayerNorm,
-    Surroundings,
-    at_least_float32,
-)
+from vedit.backbones.blocks import Block, BlockShape, CrossBlock, Surroundings
+from vedit.backbones.modulation import modulated_norm
+from vedit.backbones.norm import at_least_float32
 from vedit.backbones.rope import rotation
 from vedit.errors import ConfigError
 from vedit.tokens import Grid, TokenSequence
@@ -150,10 +145,10 @@ class WanDiT(Backbone):
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.head_width = attention_head_dim
+        self.eps = eps
         self.patch_embedding = nn.Conv3d(in_channels, width, kernel_size=patch, stride=patch)
         self.condition_embedder = TimeEmbedding(freq_dim, width)
         self.blocks = nn.ModuleList([block(shape) for _ in range(num_layers)])
-        self.norm_out = LayerNorm(width, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(width, out_channels * math.prod(patch))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
         self.spec = BackboneSpec(
@@ -212,7 +207,7 @@ class WanDiT(Backbone):
         around = Surroundings(
             modulation=modulation,
             rotation=rotation(packed.positions, self.head_width).to(
-                x.device, torch.promote_types(x.dtype, torch.float32)
+                x.device, torch.promote_types(x.dtype, torch.float32).to_complex()
             ),
             layout=packed.layout,
             context=sequence.context,
@@ -232,8 +227,7 @@ class WanDiT(Backbone):
         """Tokens (B, N, D) at an embedded noise level (B, D) to patches (B, N, p * C)."""
         table = at_least_float32(self.scale_shift_table + embedding[:, None])
         shift, scale = table.chunk(2, dim=1)
-        x = torch.addcmul(shift, self.norm_out(x), 1 + scale).to(x.dtype)
-        return self.proj_out(x)
+        return self.proj_out(modulated_norm(x, shift, scale, (x.shape[1],), self.eps))
 
     def load_weights(self) -> None:
         """Load `weights` strictly, leaving the text projection to the context encoder.

@@ -1,0 +1,158 @@
+"""Adaptive layer norm and gates, one row per sample and segment.
+
+Rows are applied to contiguous runs of tokens; a table of one row per token (2.5 GiB in float32 at
+81 x 704 x 1280 with a source) is never built. Eagerly, two hand-written backward passes do it: they
+write each run in place instead of splitting and concatenating, and keep only their inputs. Under
+`torch.compile` the plain formulas are traced, which the compiler fuses by itself.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from vedit.backbones.norm import at_least_float32
+
+Lengths = tuple[int, ...]
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, lengths: Lengths, eps: float) -> Tensor:
+    """Normalise tokens, then scale and shift each segment by its own row.
+
+    layer_norm(x) (1 + scale) + shift (adaLN: Peebles and Xie 2023, section 3.2).
+
+    Args:
+        x: (B, N, D).
+        shift: (B, G, D), in at least float32.
+        scale: (B, G, D), added to one.
+        lengths: tokens per segment, G numbers that sum to N.
+        eps: of the normalisation.
+
+    Returns:
+        (B, N, D) in the dtype of `x`.
+    """
+    if torch.compiler.is_compiling():
+        return plain_modulated_norm(x, shift, scale, lengths, eps)
+    out: Tensor = _ModulatedNorm.apply(x, shift, 1 + scale, lengths, eps)
+    return out
+
+
+def add_gated(x: Tensor, update: Tensor, gate: Tensor, lengths: Lengths) -> Tensor:
+    """Add an update to tokens, gated per segment: x + gate update.
+
+    Args:
+        x: (B, N, D).
+        update: (B, N, D).
+        gate: (B, G, D), in at least float32.
+        lengths: tokens per segment.
+
+    Returns:
+        (B, N, D) in the dtype of `x`.
+    """
+    if torch.compiler.is_compiling():
+        return plain_add_gated(x, update, gate, lengths)
+    out: Tensor = _AddGated.apply(x, update, gate, lengths)
+    return out
+
+
+def plain_modulated_norm(
+    x: Tensor, shift: Tensor, scale: Tensor, lengths: Lengths, eps: float
+) -> Tensor:
+    """`modulated_norm` in plain operators."""
+    normed = F.layer_norm(at_least_float32(x), x.shape[-1:], eps=eps)
+    rows = zip(shift.split(1, 1), scale.split(1, 1), normed.split(lengths, 1), strict=True)
+    return torch.cat([run * (1 + gain) + offset for offset, gain, run in rows], 1).to(x.dtype)
+
+
+def plain_add_gated(x: Tensor, update: Tensor, gate: Tensor, lengths: Lengths) -> Tensor:
+    """`add_gated` in plain operators."""
+    runs = zip(gate.split(1, 1), update.split(lengths, 1), strict=True)
+    gated = torch.cat([row * run for row, run in runs], 1)
+    return (at_least_float32(x) + gated).to(x.dtype)
+
+
+def _runs(lengths: Lengths) -> Iterator[tuple[int, slice]]:
+    """Index and place of each segment."""
+    start = 0
+    for g, length in enumerate(lengths):
+        yield g, slice(start, start + length)
+        start += length
+
+
+class _ModulatedNorm(torch.autograd.Function):
+    """Layer norm whose affine weights are the rows: one fused kernel per sample and segment."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, shift: Tensor, gain: Tensor, lengths: Lengths, eps: float
+    ) -> Tensor:
+        out = torch.empty_like(x)
+        mean = gain.new_empty(*x.shape[:2], 1)
+        inverse_std = torch.empty_like(mean)
+        for g, run in _runs(lengths):
+            for b in range(len(x)):
+                out[b, run], mean[b, run], inverse_std[b, run] = torch.native_layer_norm(
+                    x[b, run].to(gain.dtype), x.shape[-1:], gain[b, g], shift[b, g], eps
+                )
+        ctx.save_for_backward(x, shift, gain, mean, inverse_std)
+        ctx.lengths = lengths
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, shift, gain, mean, inverse_std = ctx.saved_tensors
+        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[2], ctx.needs_input_grad[1]]
+        to_x, to_gain, to_shift = (
+            torch.empty_like(t) if want else None
+            for t, want in zip((x, gain, shift), wanted, strict=True)
+        )
+        gradient = gradient.contiguous()
+        for g, run in _runs(ctx.lengths):
+            for b in range(len(x)):
+                parts = torch.ops.aten.native_layer_norm_backward(
+                    gradient[b, run].to(gain.dtype),
+                    x[b, run].to(gain.dtype),
+                    x.shape[-1:],
+                    mean[b, run],
+                    inverse_std[b, run],
+                    gain[b, g],
+                    shift[b, g],
+                    wanted,
+                )
+                if to_x is not None:
+                    to_x[b, run] = parts[0]
+                if to_gain is not None:
+                    to_gain[b, g] = parts[1]
+                if to_shift is not None:
+                    to_shift[b, g] = parts[2]
+        return to_x, to_shift, to_gain, None, None
+
+
+class _AddGated(torch.autograd.Function):
+    """x + gate update, run by run, in place of the result."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, update: Tensor, gate: Tensor, lengths: Lengths) -> Tensor:
+        out = torch.empty_like(x)
+        for g, run in _runs(lengths):
+            torch.addcmul(x[:, run], update[:, run], gate[:, g, None], out=out[:, run])
+        ctx.save_for_backward(update, gate)
+        ctx.lengths = lengths
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        update, gate = ctx.saved_tensors
+        to_update = torch.empty_like(update) if ctx.needs_input_grad[1] else None
+        to_gate = torch.empty_like(gate) if ctx.needs_input_grad[2] else None
+        for g, run in _runs(ctx.lengths):
+            if to_update is not None:
+                torch.mul(gradient[:, run], gate[:, g, None], out=to_update[:, run])
+            if to_gate is not None:
+                to_gate[:, g] = (gradient[:, run].to(gate.dtype) * update[:, run]).sum(1)
+        return gradient, to_update, to_gate, None
