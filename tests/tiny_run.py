@@ -43,15 +43,19 @@ def codec(folder: Path) -> str:
 def model(folder: Path, **slots: Any) -> dict[str, Any]:
     """Arguments of an `EditSystem` that trains in a second."""
     backbone = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16}
-    backbone |= {"ffn_dim": 32, "in_channels": 4, "text_dim": 16, "freq_dim": 16}
-    words = {"d_model": 16, "d_ff": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8}
-    tokenizer = str(REPOSITORY / "nano" / "tokenizer")
+    backbone |= {"ffn_dim": 32, "in_channels": 4, "text_dim": 128, "freq_dim": 16}
+    words = {"d_model": 128, "d_ff": 256, "num_layers": 2, "num_heads": 4, "d_kv": 32}
+    nano = REPOSITORY / "nano"
     return {
         "backbone": part("vedit.backbones.wan.WanDiT", **backbone),
         "codec": part("vedit.codecs.wan_vae.WanVAE", weights=codec(folder)),
         "context": part(
             "vedit.context.umt5.UMT5",
-            tokenizer=tokenizer, vocab_size=1000, max_tokens=12, **words,
+            weights=str(nano / "text_encoder"),
+            tokenizer=str(nano / "tokenizer"),
+            vocab_size=1000,
+            max_tokens=12,
+            **words,
         ),
         "instruction": part("vedit.conditioning.cross.CrossAttend"),
         "source": part("vedit.conditioning.append.AppendTokens"),
@@ -60,10 +64,7 @@ def model(folder: Path, **slots: Any) -> dict[str, Any]:
         "noise_levels": part("vedit.flow.noise_levels.Uniform"),
         "weighting": part("vedit.flow.weighting.NoWeighting"),
         "sampler": part("vedit.flow.sampler.Euler", steps=2),
-        "finetune": {
-            "connector": part("vedit.finetune.full.Full"),
-            "tower": part("vedit.finetune.full.Full"),
-        },
+        "finetune": {"connector": part("vedit.finetune.full.Full")},
         "optimizer": part("torch.optim.AdamW", lr=1e-3),
         **slots,
     }  # fmt: skip

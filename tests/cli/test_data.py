@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.clips import moving, sound_seconds, write_clip
+from tests.tiny_run import REPOSITORY, codec, shards
+from tests.tiny_run import config as run_config
 
 from vedit.cli import main
 from vedit.data.index import read_index
@@ -181,3 +184,78 @@ def test_apply_leaves_nothing_behind_when_it_fails_half_way(
     assert run("apply", "--edit", "sepia", "--video", clip, "--output", out, "--mask", mask) == 1
     assert "mask.png: not a readable image" in capsys.readouterr().err
     assert not list((tmp_path / "o").iterdir())
+
+
+# --- encode --------------------------------------------------------------------------------
+
+
+def holds(folder: Path, kind: str) -> dict[str, torch.Tensor]:
+    (path,) = folder.glob(f"*.{kind}.safetensors")
+    return load_file(path)
+
+
+def test_encode_with_folders_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shards(tmp_path)
+    words = (REPOSITORY / "nano" / "text_encoder", REPOSITORY / "nano" / "tokenizer")
+    code = run(
+        "encode", folder, "--codec", codec(tmp_path), "--context", words[0],
+        "--tokenizer", words[1], "--max-tokens", "16", "--dtype", "float16",
+    )  # fmt: skip
+    assert code == 0
+    latents = holds(folder, "latents")
+    assert {tuple(z.shape) for z in latents.values()} == {(4, 2, 4, 6), (4, 1, 4, 6)}
+    assert {z.dtype for z in latents.values()} == {torch.float16}
+    assert holds(folder, "features")
+    out = capsys.readouterr().out
+    assert "[train] train-000000.latents.safetensors" in out
+    assert "[train] encoded" in out
+
+
+def test_encode_with_the_config_of_a_model_serves_its_training(tmp_path: Path) -> None:
+    folder = shards(tmp_path)
+    path = run_config(tmp_path)
+    assert run("encode", "--shards", folder, "--config", path, "--dtype", "float32") == 0
+    assert holds(folder, "latents")
+    assert holds(folder, "features")
+    cached = ["--config", str(path), "--data.latents", "always", "--data.test", "null"]
+    assert main(["fit", *cached]) == 0
+
+
+def test_encode_with_a_data_config_encodes_all_its_splits(tmp_path: Path) -> None:
+    folders = [shards(tmp_path), shards(tmp_path, "test", windows=1)]
+    content = {
+        "build": {"clips": str(tmp_path / "clips")},
+        "splits": {f.name: {"output": str(f)} for f in folders},
+        "encode": {
+            "codec": {
+                "class_path": "vedit.codecs.wan_vae.WanVAE",
+                "init_args": {"weights": codec(tmp_path)},
+            }
+        },
+    }
+    path = tmp_path / "data.yaml"
+    path.write_text(json.dumps(content))
+    assert run("encode", "--config", path) == 0
+    assert all(holds(folder, "latents") for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"class_path": "vedit.codecs.wan_vae.WanVEA"}, "has no class 'WanVEA'. Did you mean"),
+        ({"class_path": "vedit.codec.WanVAE"}, "'vedit.codec.WanVAE' cannot be imported"),
+        (
+            {"class_path": "vedit.codecs.wan_vae.WanVAE", "init_args": {"weight": "x"}},
+            "encode.codec.init_args.weight: WanVAE takes no such argument. Did you mean 'weights'",
+        ),
+    ],
+)
+def test_a_wrong_encoder_is_one_line(
+    tmp_path: Path, part: dict, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {"splits": {"train": {"output": "out"}}, "encode": {"codec": part}}
+    content["build"] = {"clips": "clips"}
+    path = tmp_path / "data.yaml"
+    path.write_text(json.dumps(content))
+    assert run("encode", "--config", path) == 2
+    assert message in capsys.readouterr().err

@@ -122,3 +122,8 @@ def test_shipped_configs_build_only_from_splits_that_the_demo_clips_have(tmp_pat
         for split in read_data_config(REPOSITORY / f"configs/data/{name}.yaml").splits:
             files = {path.name for path, _ in clip_spans(tmp_path, split.split)}
             assert ("bikes.mp4" in files) == (split.split == "test")
+
+
+def test_the_quickstart_shows_the_model_no_target_when_it_is_tested() -> None:
+    for split in read_data_config(REPOSITORY / "configs/data/quickstart.yaml").splits:
+        assert split.reference is (split.split == "train")

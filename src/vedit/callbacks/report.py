@@ -113,11 +113,7 @@ class EditReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what the model made of a batch.
-
-        Raises:
-            DataError: The batch has no pixels of source and target to compare with.
-        """
+        """Keep what the model made of a batch."""
         for sample in edited_samples(batch, outputs["edit"]):
             write_part(self._parts, sample)
 
@@ -144,6 +140,9 @@ def edited_samples(batch: EditBatch, edit: Tensor) -> list[EditedSample]:
     Args:
         batch: With the pixels of source and target.
         edit: (B, 3, F, H, W) in [-1, 1].
+
+    Returns:
+        One for each of the B.
 
     Raises:
         DataError: There are no such pixels.

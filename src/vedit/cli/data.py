@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     encode.add_argument("--codec", type=Path, help="folder of a Wan VAE, instead of --config")
     encode.add_argument("--context", type=Path, help="folder of a UMT5 encoder")
     encode.add_argument("--tokenizer", type=Path, help="its tokenizer; default: its own folder")
+    encode.add_argument("--max-tokens", type=int, help="length to which instructions are padded")
     encode.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the cache")
     encode.add_argument("--batch-size", type=int, help="clips encoded at a time")
     encode.add_argument("--device", help="such as cpu or cuda; default: a GPU if there is one")

@@ -86,6 +86,9 @@ def read_data_config(path: str | Path, overrides: Sequence[tuple[str, Any]] = ()
         path: The YAML file.
         overrides: (dotted key, value) pairs that win over the file.
 
+    Returns:
+        The checked configuration.
+
     Raises:
         ConfigError: The file is missing or no YAML; a key is unknown, missing or of another type.
     """
@@ -99,6 +102,12 @@ def read_data_config(path: str | Path, overrides: Sequence[tuple[str, Any]] = ()
 
 def parse_data_config(content: object) -> DataConfig:
     """Check parsed YAML; see `read_data_config`.
+
+    Args:
+        content: What YAML gives.
+
+    Returns:
+        The checked configuration.
 
     Raises:
         ConfigError: A key is unknown, missing or of another type.
@@ -122,6 +131,13 @@ def parse_data_config(content: object) -> DataConfig:
 
 def parse_encode(content: object, place: str = "encode") -> EncodeConfig:
     """Check the part that says how to encode.
+
+    Args:
+        content: What YAML gives.
+        place: Names the key in errors.
+
+    Returns:
+        The checked part.
 
     Raises:
         ConfigError: A key is unknown, missing or of another type.

@@ -6,6 +6,7 @@ import argparse
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,32 @@ from typing import Any
 import torch
 
 from vedit.backbones.base import BackboneSpec
-from vedit.cli.data_config import Component, EncodeConfig, parse_encode, read_data_config
+from vedit.cli.data_config import Component, EncodeConfig, read_data_config
 from vedit.cli.extends import compose
 from vedit.data.cache import encode_shards
 from vedit.errors import ConfigError, nearest
+from vedit.model import materialise
+from vedit.weights import read_config
 
 WAN_VAE = "vedit.codecs.wan_vae.WanVAE"
 UMT5 = "vedit.context.umt5.UMT5"
+UMT5_SIZES = ("d_model", "d_ff", "num_layers", "num_heads", "d_kv", "vocab_size")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Folders of shards and what encodes them."""
+    """Folders of shards and what encodes them.
+
+    Attributes:
+        directories: Folders of shards.
+        codec: Makes the codec.
+        context: Makes the context encoder for a backbone; None encodes no words.
+        encode: How to encode.
+    """
 
     directories: tuple[Path, ...]
+    codec: Callable[[], Any]
+    context: Callable[[BackboneSpec], Any] | None
     encode: EncodeConfig
 
 
@@ -36,30 +49,42 @@ def plan(args: argparse.Namespace, overrides: Sequence[tuple[str, Any]] = ()) ->
     ``--config`` is a data configuration, or that of a model, whose codec and context encoder are
     taken. ``--codec`` and ``--context`` do without one.
 
+    Args:
+        args: The command line.
+        overrides: (dotted key, value) pairs that win over the file.
+
+    Returns:
+        What to encode, and how.
+
     Raises:
         ConfigError: There is nothing to encode, or nothing to encode it with.
     """
+    given = {n: getattr(args, n) for n in ("dtype", "batch_size", "device")}
+    chosen = {n: v for n, v in given.items() if v is not None}
     directories = (*args.directories, *args.shards)
-    if args.config is not None:
-        stated, encode = _from_config(args.config, overrides)
-        directories = directories or stated
+    if args.config is not None and "model" in compose([args.config], overrides).tree:
+        made = _of_model(args.config, overrides, chosen)
+    elif args.config is not None:
+        config = read_data_config(args.config, overrides)
+        if config.encode is None:
+            raise ConfigError(f"{args.config}: encode: is missing; it names the codec.")
+        directories = directories or tuple(split.output for split in config.splits)
+        made = _of_encode(replace(config.encode, **chosen))
     elif args.codec is not None:
-        encode = EncodeConfig(Component(WAN_VAE, {"weights": str(args.codec)}))
+        made = _of_encode(EncodeConfig(*_of_folders(args), **chosen))
     else:
         raise ConfigError("vedit data encode: give --config FILE, or --codec FOLDER and DIR.")
-    if args.context is not None:
-        tokenizer = args.tokenizer or args.context
-        words = {"weights": str(args.context), "tokenizer": str(tokenizer)}
-        encode = replace(encode, context=Component(UMT5, words))
-    given = {n: getattr(args, n) for n in ("dtype", "batch_size", "device")}
-    encode = replace(encode, **{n: v for n, v in given.items() if v is not None})
     if not directories:
         raise ConfigError("vedit data encode: names no folder of shards; give DIR.")
-    return Plan(tuple(directories), encode)
+    return replace(made, directories=directories)
 
 
 def run_plan(chosen: Plan, progress: Callable[[str], None] = print) -> None:
     """Load codec and context encoder, and encode every folder.
+
+    Args:
+        chosen: What to encode, and how.
+        progress: Receives one line per step.
 
     Raises:
         ConfigError: A class cannot be made.
@@ -67,12 +92,12 @@ def run_plan(chosen: Plan, progress: Callable[[str], None] = print) -> None:
         DataError: Shards are missing or damaged.
     """
     device = chosen.encode.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    codec = make(chosen.encode.codec, "encode.codec").to(device)
+    codec = _ready(chosen.codec, device)
     words = None
-    if chosen.encode.context is not None:
+    if chosen.context is not None:
         # Only features of the frozen part are cached: whatever follows may have any width.
         spec = BackboneSpec(8, codec.latent_channels, (1, 2, 2), cross_attention=True)
-        words = make(chosen.encode.context, "encode.context", spec).to(device)
+        words = _ready(partial(chosen.context, spec), device)
     for directory in chosen.directories:
         encode_shards(
             directory,
@@ -85,17 +110,55 @@ def run_plan(chosen: Plan, progress: Callable[[str], None] = print) -> None:
         progress(f"[{directory.name}] encoded")
 
 
+def _ready(factory: Callable[[], Any], device: str) -> Any:
+    return materialise(factory).eval().requires_grad_(False).to(device)
+
+
 def _prefixed(progress: Callable[[str], None], name: str) -> Callable[[str], None]:
     return lambda line: progress(f"[{name}] {line}")
 
 
-def make(component: Component, place: str, *late: Any) -> Any:
-    """Make an encoder, with its weights, ready to encode.
+# --- where the encoders come from ----------------------------------------------------------
+
+
+def _of_encode(encode: EncodeConfig) -> Plan:
+    codec = factory(encode.codec, "encode.codec")
+    context = None if encode.context is None else factory(encode.context, "encode.context")
+    return Plan((), codec, context, encode)
+
+
+def _of_folders(args: argparse.Namespace) -> tuple[Component, Component | None]:
+    """Components for the folders of ``--codec`` and ``--context``."""
+    codec = Component(WAN_VAE, {"weights": str(args.codec)})
+    if args.context is None:
+        return codec, None
+    sizes = read_config(args.context)
+    words = {name: sizes[name] for name in UMT5_SIZES if name in sizes}
+    words |= {"weights": str(args.context), "tokenizer": str(args.tokenizer or args.context)}
+    if args.max_tokens is not None:
+        words["max_tokens"] = args.max_tokens
+    return codec, Component(UMT5, words)
+
+
+def _of_model(path: Path, overrides: Sequence[tuple[str, Any]], chosen: dict[str, Any]) -> Plan:
+    """The encoders of a model's configuration, exactly as training will make them."""
+    from vedit.cli.experiment import check, read, system
+
+    model = system(check(read([str(path)], overrides), trainer=False))
+    # The record says how to encode; the encoders themselves come from the model.
+    encode = EncodeConfig(Component("model.codec"), **chosen)
+    return Plan((), model.make_codec, model.make_context, encode)
+
+
+def factory(component: Component, place: str) -> Callable[..., Any]:
+    """A function that makes the component, given what only the program knows.
 
     Args:
         component: Its class and arguments.
         place: Names the key in errors.
-        late: Leading arguments that only the program knows.
+
+    Returns:
+        Takes what comes late, and makes the component.
 
     Raises:
         ConfigError: There is no such class, or it takes no such argument.
@@ -108,13 +171,7 @@ def make(component: Component, place: str, *late: Any) -> Any:
                 f"{place}.init_args.{name}: {found.__name__} takes no such argument."
                 f"{nearest(name, parameters)}"
             )
-    try:
-        module = found(*late, **component.init_args)
-    except TypeError as error:
-        raise ConfigError(f"{place}: {found.__name__} cannot be made ({error}).") from error
-    if getattr(module, "weights", None) is not None:
-        module.load_weights()
-    return module.eval().requires_grad_(False)
+    return partial(found, **component.init_args)
 
 
 def _class(path: str, place: str) -> type:
@@ -126,19 +183,3 @@ def _class(path: str, place: str) -> type:
     if not isinstance(getattr(holder, name, None), type):
         raise ConfigError(f"{place}: {module} has no class {name!r}.{nearest(name, dir(holder))}")
     return getattr(holder, name)
-
-
-def _from_config(
-    path: Path, overrides: Sequence[tuple[str, Any]]
-) -> tuple[tuple[Path, ...], EncodeConfig]:
-    """Folders and encoders named by a data configuration or by a model's."""
-    tree = compose([path], overrides).tree
-    if "model" in tree:
-        model = tree["model"]
-        model = model.get("init_args", model)
-        parts = {n: model[n] for n in ("codec", "context") if model.get(n) is not None}
-        return (), parse_encode(parts, f"{path}: model")
-    config = read_data_config(path, overrides)
-    if config.encode is None:
-        raise ConfigError(f"{path}: encode: is missing; it names the codec.")
-    return tuple(split.output for split in config.splits), config.encode

@@ -47,6 +47,12 @@ def find_checkpoint(path: str | Path) -> Path:
 
     Of several files ``last.ckpt`` is taken, or else the newest.
 
+    Args:
+        path: Any of the three.
+
+    Returns:
+        The file.
+
     Raises:
         WeightsError: There is none.
     """
@@ -70,6 +76,9 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     Args:
         path: A run's folder, its ``checkpoints`` folder or a file.
         device: Where the system goes.
+
+    Returns:
+        The system, in evaluation mode, and what else the checkpoint tells.
 
     Raises:
         WeightsError: There is no checkpoint, or it does not fit its own configuration.
@@ -95,6 +104,13 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
 
 def make_system(model: Mapping[str, Any], where: str) -> EditSystem:
     """Make the system that the ``model`` part of a configuration describes, without weights.
+
+    Args:
+        model: Arguments of `EditSystem`.
+        where: Names the place in errors.
+
+    Returns:
+        The system, its parts not yet built.
 
     Raises:
         ConfigError: A class or an argument does not exist here.

@@ -79,6 +79,9 @@ class EditedVideo:
     def save(self, path: str | Path) -> None:
         """Write a video file, with the sound of the source if that was a file.
 
+        Args:
+            path: The file to write.
+
         Raises:
             DataError: The file cannot be written.
         """
@@ -107,6 +110,9 @@ class Editor:
         Args:
             path: A run's folder, its ``checkpoints`` folder or a ``.ckpt`` file.
             device: Where to edit; None takes a GPU if there is one.
+
+        Returns:
+            An editor.
 
         Raises:
             WeightsError: There is no checkpoint, or it does not fit its own configuration.
@@ -224,6 +230,9 @@ class Editor:
         Args:
             clip: The video.
             size: Frames, height and width to use in place of the trained ones, as they are.
+
+        Returns:
+            A size that the codec takes.
 
         Raises:
             ConfigError: Neither the checkpoint nor ``size`` says.

@@ -53,6 +53,9 @@ def open_clip(video: Pixels, fps: Fraction | float | None = None) -> Clip:
         video: A file, or uint8 frames (F, H, W, 3).
         fps: Rate of frames given as an array; a file has its own.
 
+    Returns:
+        What is known of it, and how to read it.
+
     Raises:
         DataError: The file is no video, or the array is no uint8 (F, H, W, 3).
     """
@@ -82,6 +85,9 @@ def as_pixels(array: np.ndarray | Tensor, name: str, dimensions: Sequence[int] =
         name: Names it in errors.
         dimensions: How many dimensions it may have.
 
+    Returns:
+        The pixels as a tensor on the CPU.
+
     Raises:
         DataError: It has another type or shape.
     """
@@ -95,11 +101,14 @@ def as_pixels(array: np.ndarray | Tensor, name: str, dimensions: Sequence[int] =
 
 
 def reference_images(reference: Pixels | Sequence[Pixels]) -> list[Tensor]:
-    """Reference images, uint8 (H, W, 3) each.
+    """Read reference images.
 
     Args:
         reference: One or several: an image file, a video file (its first frame is taken), or an
             array.
+
+    Returns:
+        uint8 (H, W, 3) each.
 
     Raises:
         DataError: A file cannot be read, or an array is no image.

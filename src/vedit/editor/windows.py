@@ -16,6 +16,14 @@ from torch import Tensor
 def count_windows(frames: int, length: int, overlap: int) -> int:
     """How many windows a video takes.
 
+    Args:
+        frames: Of the video.
+        length: Frames in a window.
+        overlap: Frames shared by neighbours.
+
+    Returns:
+        At least 1.
+
     Examples:
         >>> [count_windows(frames, length=9, overlap=2) for frames in (1, 9, 10, 16, 17)]
         [1, 1, 2, 2, 3]
@@ -72,7 +80,13 @@ def join(windows: Iterable[tuple[Tensor, int]], overlap: int) -> Iterator[Tensor
 
 
 def fade(frames: int) -> Tensor:
-    """Weight of the later window, rising over ``frames`` frames without reaching 0 or 1.
+    """Weight of the later window, rising without reaching 0 or 1.
+
+    Args:
+        frames: Over which it rises.
+
+    Returns:
+        (frames,).
 
     Examples:
         >>> fade(3)

@@ -38,7 +38,14 @@ def read_losses(
 
 
 def smoothed(points: Points, bins: int = _BINS) -> Points:
-    """Means over equal runs of points, at most ``bins`` of them.
+    """Means over equal runs of points.
+
+    Args:
+        points: (step, loss) in order of steps.
+        bins: Points to return at most.
+
+    Returns:
+        (step, mean loss) in order of steps.
 
     Examples:
         >>> smoothed([(0, 1.0), (1, 3.0), (2, 5.0), (3, 7.0)], bins=2)

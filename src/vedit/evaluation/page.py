@@ -53,6 +53,9 @@ def page(report: Mapping[str, Any], strips: Sequence[Strip], facts: RunFacts) ->
         report: The content of ``report.json``.
         strips: Every sample.
         facts: What is known of the run.
+
+    Returns:
+        HTML.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 

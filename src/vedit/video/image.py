@@ -19,7 +19,13 @@ def is_image(path: str | Path) -> bool:
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Read an image, upright, as uint8 (H, W, 3); transparency is put on black.
+    """Read an image, upright; transparency is put on black.
+
+    Args:
+        path: The file.
+
+    Returns:
+        uint8 (H, W, 3).
 
     Raises:
         DataError: The file is missing or no image.

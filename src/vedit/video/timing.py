@@ -13,8 +13,11 @@ _REGULAR = Fraction(1, 10)
 def frame_times(source: Source) -> tuple[Fraction, ...] | None:
     """Presentation time of each frame in seconds, the first being 0.
 
+    Args:
+        source: Path or binary stream.
+
     Returns:
-        None if the rate is constant, or if the file does not say.
+        A time for each frame; None if the rate is constant, or if the file does not say.
 
     Raises:
         DataError: The file is missing, empty, holds no video, or is cut off.
