@@ -95,6 +95,12 @@ def _from_hub(repository: str, inside: str) -> Path:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors of a folder: one file, or the shards that its index names.
 
+    Args:
+        folder: the folder of a checkpoint.
+
+    Returns:
+        Files that exist, in the order of their names.
+
     Raises:
         WeightsError: there are none, or a shard or the index is broken.
     """
@@ -229,6 +235,12 @@ def _some(names: Iterable[str]) -> str:
 def read_config(folder: str | Path) -> dict[str, Any]:
     """The ``config.json`` of a folder.
 
+    Args:
+        folder: the folder of a checkpoint.
+
+    Returns:
+        Its content.
+
     Raises:
         WeightsError: there is none, or it is no JSON object.
     """
@@ -270,6 +282,12 @@ def fingerprint_of(folder: str | Path) -> str:
     Quick rather than complete: of each weight file it reads the name, the size, the safetensors
     header and 256 evenly spread pieces of 4 KiB, so files up to 1 MiB in full. Training moves
     every tensor, which this notices; a hand-edited byte in a large file it may not.
+
+    Args:
+        folder: the folder of a checkpoint.
+
+    Returns:
+        16 hexadecimal digits.
 
     Raises:
         WeightsError: the folder holds no weights.

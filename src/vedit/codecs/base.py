@@ -28,7 +28,13 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, video: Tensor) -> Tensor:
-        """Video (B, 3, F, H, W) in [-1, 1] to normalised latents (B, C, t, h, w), without noise.
+        """Encode a video, without noise.
+
+        Args:
+            video: (B, 3, F, H, W) in [-1, 1].
+
+        Returns:
+            Normalised latents (B, C, t, h, w), float32.
 
         Raises:
             DataError: if the codec cannot take this size.
@@ -55,7 +61,15 @@ class Codec(nn.Module, ABC):
         return super().train(False)
 
     def latent_grid(self, frames: int, height: int, width: int) -> Grid:
-        """The latent grid (t, h, w) of a video.
+        """The latent grid of a video.
+
+        Args:
+            frames: F.
+            height: H.
+            width: W.
+
+        Returns:
+            (t, h, w).
 
         Raises:
             DataError: if the codec cannot take this size.
@@ -66,6 +80,11 @@ class Codec(nn.Module, ABC):
 
     def check_size(self, frames: int, height: int, width: int) -> None:
         """Refuse a size that the codec cannot take.
+
+        Args:
+            frames: F.
+            height: H.
+            width: W.
 
         Raises:
             DataError: if F is not k * temporal_factor + 1, or H or W is not a multiple of

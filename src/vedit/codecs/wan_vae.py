@@ -79,7 +79,13 @@ class WanVAE(Codec):
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
-        """Video (B, 3, F, H, W) in [-1, 1] to normalised latents (B, C, t, h, w), the mode.
+        """Encode a video to the mode of its latents.
+
+        Args:
+            video: (B, 3, F, H, W) in [-1, 1].
+
+        Returns:
+            Normalised latents (B, C, t, h, w), float32.
 
         Raises:
             DataError: if F is not 4k+1, or H or W is not a multiple of the spatial factor.

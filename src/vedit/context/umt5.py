@@ -37,6 +37,12 @@ def clean_prompt(text: str) -> str:
     Broken unicode is mended if `ftfy` is installed, HTML entities are resolved twice, and runs of
     whitespace become one space.
 
+    Args:
+        text: the prompt as it was typed.
+
+    Returns:
+        The prompt as the tokenizer reads it.
+
     Examples:
         >>> clean_prompt("  make it &amp;amp; \n blue ")
         'make it & blue'
@@ -88,6 +94,8 @@ class UMT5(ContextEncoder):
         vocab_size: number of its token embeddings.
         dtype: in which the encoder is held; UMT5-XXL is 23 GB in float32, half that in bfloat16.
     """
+
+    connector: TextProjection
 
     def __init__(
         self,
@@ -181,14 +189,20 @@ class UMT5(ContextEncoder):
             truncation=True,
             return_tensors="pt",
         )
-        device = self.tower.shared.weight.device
+        device = self._first_weight().device
         ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._tower_trains()):
             hidden = self.tower(ids, mask).last_hidden_state
         return {"text": hidden * mask.unsqueeze(-1).to(hidden.dtype)}
 
     def context(self, features: Mapping[str, Tensor]) -> Context:
-        """Pad features (B, L, E) with zeros to `max_tokens` and project them.
+        """Pad features with zeros to `max_tokens` and project them.
+
+        Args:
+            features: "text" (B, L, E).
+
+        Returns:
+            Tokens (B, max_tokens, D), all of which are attended to.
 
         Raises:
             ConfigError: if stored features are longer than `max_tokens`.
@@ -206,7 +220,7 @@ class UMT5(ContextEncoder):
         """The context of the empty instruction; its features are kept while the tower is frozen."""
         if self._tower_trains():
             return self.context(self.features([""] * batch))
-        weight = self.tower.shared.weight
+        weight = self._first_weight()
         key = (weight.device, weight.dtype)
         if key not in self._null:
             self._null[key] = self.features([""])["text"]
@@ -228,6 +242,9 @@ class UMT5(ContextEncoder):
             for name, value in self.tower.state_dict().items():
                 digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def _first_weight(self) -> Tensor:
+        return next(self.tower.parameters())
 
     def _tower_trains(self) -> bool:
         return any(parameter.requires_grad for parameter in self.tower.parameters())

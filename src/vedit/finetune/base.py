@@ -20,6 +20,9 @@ class Finetune(ABC):
     def apply(self, module: nn.Module) -> nn.Module:
         """Freeze or adapt a module, after its weights are loaded and before it is sharded.
 
+        Args:
+            module: one part of an editor.
+
         Returns:
             The module, changed in place.
 
@@ -34,6 +37,10 @@ class Finetune(ABC):
     @abstractmethod
     def restore(self, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         """Put what `saved` returned back into an applied module.
+
+        Args:
+            module: what `apply` returned.
+            tensors: what `saved` returned.
 
         Raises:
             WeightsError: if a tensor is missing, unexpected or of another shape.

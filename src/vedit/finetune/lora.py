@@ -55,6 +55,12 @@ class LoRA(Finetune):
     def apply(self, module: nn.Module) -> nn.Module:
         """Freeze the module and put adapters into the layers that `targets` names.
 
+        Args:
+            module: one part of an editor.
+
+        Returns:
+            The module, changed in place.
+
         Raises:
             ConfigError: if a target or an exclusion matches no layer.
         """
@@ -63,7 +69,7 @@ class LoRA(Finetune):
         self._check_names(module)
         config = LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]  # PEFT only divides it
+            lora_alpha=self.alpha,  # PEFT only divides it, so fractions are fine
             lora_dropout=self.dropout,
             target_modules=self.targets,
             exclude_modules=self.exclude or None,
@@ -105,6 +111,9 @@ class LoRA(Finetune):
 
 def merge(module: nn.Module) -> nn.Module:
     """Add every adapter to the weight it adapts, and take it out.
+
+    Args:
+        module: what `LoRA.apply` returned.
 
     Returns:
         The module, changed in place: its layers and names are those it had before `LoRA.apply`.
