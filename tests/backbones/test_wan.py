@@ -149,6 +149,24 @@ def test_weights_of_a_diffusers_folder_load_strictly(tmp_path):
         assert torch.equal(tensor, theirs.state_dict()[name]), name
 
 
+def test_weights_stored_in_half_precision_train_in_single(tmp_path):
+    _, theirs = pair()
+    theirs.half().save_pretrained(tmp_path)
+    ours = tiny(weights=str(tmp_path))
+    ours.load_weights()
+    assert {p.dtype for p in ours.parameters()} == {torch.float32}
+
+
+def test_heads_that_shapes_do_not_tell_apart_are_refused(tmp_path):
+    from vedit.errors import WeightsError
+
+    _, theirs = pair()
+    theirs.save_pretrained(tmp_path)
+    ours = tiny(weights=str(tmp_path), num_attention_heads=4, attention_head_dim=16)
+    with pytest.raises(WeightsError, match=r"init_args\.num_attention_heads is 4 but.* have 2"):
+        ours.load_weights()
+
+
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     from vedit.errors import WeightsError
 

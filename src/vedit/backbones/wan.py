@@ -232,13 +232,22 @@ class WanDiT(Backbone):
     def load_weights(self) -> None:
         """Load `weights` strictly, leaving the text projection to the context encoder.
 
+        They take torch's default dtype, float32 unless the trainer's precision says otherwise:
+        what is stored in half precision must not train in it.
+
         Raises:
-            WeightsError: if a tensor is missing, unexpected or of another shape.
+            WeightsError: if a tensor is missing, unexpected or of another shape, or if the folder's
+                config disagrees on a size that no shape shows.
         """
-        from vedit.weights import load_strictly, resolve_folder, tensors
+        from vedit.weights import check_config, load_strictly, resolve_folder, tensors
 
         if self.weights is None:
             return
         folder = resolve_folder(self.weights)
+        if (folder / "config.json").is_file():
+            heads = self.spec.width // self.head_width
+            sizes = {"num_attention_heads": heads, "attention_head_dim": self.head_width}
+            check_config(folder, {**sizes, "eps": self.eps}, "model.backbone.init_args")
         ignored = ("condition_embedder.text_embedder.",)
-        load_strictly(self, tensors(folder), where=str(folder), ignore=ignored)
+        dtype = torch.get_default_dtype()
+        load_strictly(self, tensors(folder), where=str(folder), ignore=ignored, dtype=dtype)

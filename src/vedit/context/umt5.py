@@ -157,7 +157,7 @@ class UMT5(ContextEncoder):
             check_config(folder, {"text_dim": self.sizes["d_model"]}, "model.context.init_args")
             projection = tensors(folder, prefix=TEXT_EMBEDDER)
             where = f"{folder}, {TEXT_EMBEDDER}*"
-            load_strictly(self.connector, projection, where, dtype=torch.float32)
+            load_strictly(self.connector, projection, where, dtype=torch.get_default_dtype())
         elif self.connector.linear_1.weight.is_meta:
             self.connector.to_empty(device="cpu")
             self.connector.linear_1.reset_parameters()
