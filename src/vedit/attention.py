@@ -22,8 +22,8 @@ KernelName = Literal["auto", "sdpa", "xformers", "flash", "flex"]
 
 _HALF = (torch.float16, torch.bfloat16)
 
-_SHORT = 512
-"""Keys up to which a CPU is faster with the scores in memory."""
+_SHORT = 128
+"""Keys up to which a CPU is faster with the scores in memory (beyond, the fused kernel wins)."""
 
 
 class Block(NamedTuple):
@@ -165,8 +165,8 @@ def _run_sdpa(blocks: list[Block]) -> Tensor:
 def _attend_short(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
     """Attention with the scores in memory.
 
-    On a CPU the fused kernel is made for long sequences; on short ones two batched products are two
-    to three times faster, forward and backward.
+    Measured forward and backward on 2 threads against the fused kernel: 0.65 to 0.75 of its time at
+    64 and 84 keys, the same at 168; on 1 thread the same at 84, 1.4 times its time at 168.
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if attn_mask is not None:

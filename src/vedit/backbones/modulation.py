@@ -6,7 +6,7 @@ write each run in place instead of splitting and concatenating, and keep only th
 `torch.compile` the plain formulas are traced, which the compiler fuses by itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -82,6 +82,12 @@ def _runs(lengths: Lengths) -> Iterator[tuple[int, slice]]:
         start += length
 
 
+def _joined(runs: Sequence[Tensor], batch: int) -> Tensor:
+    """Runs (n, D), sample by sample, to (B, N, D)."""
+    flat = runs[0] if len(runs) == 1 else torch.cat(list(runs))
+    return flat.unflatten(0, (batch, -1))
+
+
 class _ModulatedNorm(torch.autograd.Function):
     """Layer norm whose affine weights are the rows: one fused kernel per sample and segment."""
 
@@ -89,47 +95,46 @@ class _ModulatedNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, shift: Tensor, gain: Tensor, lengths: Lengths, eps: float
     ) -> Tensor:
-        out = torch.empty_like(x)
-        mean = gain.new_empty(*x.shape[:2], 1)
-        inverse_std = torch.empty_like(mean)
-        for g, run in _runs(lengths):
-            for b in range(len(x)):
-                out[b, run], mean[b, run], inverse_std[b, run] = torch.native_layer_norm(
-                    x[b, run].to(gain.dtype), x.shape[-1:], gain[b, g], shift[b, g], eps
-                )
+        done = [
+            torch.native_layer_norm(
+                x[b, run].to(gain.dtype), x.shape[-1:], gain[b, g], shift[b, g], eps
+            )
+            for b in range(len(x))
+            for g, run in _runs(lengths)
+        ]
+        out, mean, inverse_std = (_joined(runs, len(x)) for runs in zip(*done, strict=True))
         ctx.save_for_backward(x, shift, gain, mean, inverse_std)
         ctx.lengths = lengths
-        return out
+        return out.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, shift, gain, mean, inverse_std = ctx.saved_tensors
-        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[2], ctx.needs_input_grad[1]]
-        to_x, to_gain, to_shift = (
-            torch.empty_like(t) if want else None
-            for t, want in zip((x, gain, shift), wanted, strict=True)
-        )
+        for_x, for_shift, for_gain = ctx.needs_input_grad[:3]
         gradient = gradient.contiguous()
-        for g, run in _runs(ctx.lengths):
-            for b in range(len(x)):
-                parts = torch.ops.aten.native_layer_norm_backward(
-                    gradient[b, run].to(gain.dtype),
-                    x[b, run].to(gain.dtype),
-                    x.shape[-1:],
-                    mean[b, run],
-                    inverse_std[b, run],
-                    gain[b, g],
-                    shift[b, g],
-                    wanted,
-                )
-                if to_x is not None:
-                    to_x[b, run] = parts[0]
-                if to_gain is not None:
-                    to_gain[b, g] = parts[1]
-                if to_shift is not None:
-                    to_shift[b, g] = parts[2]
-        return to_x, to_shift, to_gain, None, None
+        done = [
+            torch.ops.aten.native_layer_norm_backward(
+                gradient[b, run].to(gain.dtype),
+                x[b, run].to(gain.dtype),
+                x.shape[-1:],
+                mean[b, run],
+                inverse_std[b, run],
+                gain[b, g],
+                shift[b, g],
+                [for_x, for_gain, for_shift],
+            )
+            for b in range(len(x))
+            for g, run in _runs(ctx.lengths)
+        ]
+        to_x, to_gain, to_shift = zip(*done, strict=True)
+        return (
+            _joined(to_x, len(x)).to(x.dtype) if for_x else None,
+            torch.stack(to_shift).view_as(shift) if for_shift else None,
+            torch.stack(to_gain).view_as(gain) if for_gain else None,
+            None,
+            None,
+        )
 
 
 class _AddGated(torch.autograd.Function):
