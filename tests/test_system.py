@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from tests.tiny import built, make_batch, make_shards, make_system, shake
 from torch import Tensor
 
-from tests.tiny import built, make_batch, make_shards, make_system, shake
 from vedit.conditioning.add import AddToTokens
 from vedit.conditioning.append import AppendTokens
 from vedit.conditioning.cross import CrossAttend
@@ -139,7 +139,9 @@ def test_loading_is_strict(change: Any, message: str) -> None:
 
 def test_only_what_trains_is_optimised() -> None:
     system = built(finetune=FinetunePlan(backbone=Frozen()))
-    optimised = {id(p) for group in system.configure_optimizers().param_groups for p in group["params"]}
+    optimised = {
+        id(p) for group in system.configure_optimizers().param_groups for p in group["params"]
+    }
     assert optimised == {id(p) for p in system.model.injections.parameters()}
     system.train()
     assert not system.codec.training
@@ -161,7 +163,9 @@ def test_init_from_copies_what_matches_and_leaves_the_rest_new(
     old = trainer.lightning_module.trained_state()
     path = tmp_path / "end.ckpt"
     new = built(init_from=str(path), reference=AppendTokens, finetune=LORA)
-    backbone = {key.replace(".base_layer", ""): v for key, v in new.model.backbone.state_dict().items()}
+    backbone = {
+        key.replace(".base_layer", ""): v for key, v in new.model.backbone.state_dict().items()
+    }
     for key, tensor in old.items():
         name = key.removeprefix("model.backbone.")
         if name != key:
@@ -191,9 +195,9 @@ def test_init_from_refuses_what_has_no_place(tmp_path: Path, shards: Path) -> No
 def test_parts_that_do_not_fit_are_named() -> None:
     with pytest.raises(ConfigError, match="model.instruction: needs model.context"):
         make_system(context=None)
-    from vedit.backbones.wan import WanDiT
-
     from tests.tiny import BACKBONE
+
+    from vedit.backbones.wan import WanDiT
 
     wide = {**BACKBONE, "in_channels": 8}
     with pytest.raises(ConfigError, match="4 latent channels, but model.backbone takes 8"):
@@ -262,9 +266,7 @@ def test_ranks_agree_on_conditions_dropped_for_a_batch(stepping: Any) -> None:
 def test_a_dropped_instruction_becomes_the_empty_one(stepping: Any) -> None:
     system = stepping(dropout=ConditionDropout(instruction=1.0))
     system.training_step(make_batch(), 0)
-    torch.testing.assert_close(
-        system.seen[0][2].context.tokens, system.context.null(2).tokens
-    )
+    torch.testing.assert_close(system.seen[0][2].context.tokens, system.context.null(2).tokens)
 
 
 def test_a_mask_on_the_source_goes_with_it(stepping: Any) -> None:
@@ -366,7 +368,9 @@ def test_validation_is_the_same_each_time(stepping: Any) -> None:
     logged: list[dict[str, float]] = []
     for _ in range(2):
         values: dict[str, float] = {}
-        system.log = lambda name, value, values=values, **kwargs: values.update({name: float(value)})
+        system.log = lambda name, value, values=values, **kwargs: values.update(
+            {name: float(value)}
+        )
         with torch.no_grad():
             system.validation_step(make_batch(), 0)
         logged.append(values)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 import yaml
-
 from tests.data.samples import sample, write_folder
+
 from vedit.backbones.wan import WanDiT
 from vedit.batch import EditBatch
 from vedit.codecs.wan_vae import WanVAE
@@ -145,9 +145,7 @@ def make_config(shards: Path, runs: Path) -> dict[str, Any]:
             "limit_test_batches": 1,
             "limit_predict_batches": 1,
             "enable_model_summary": False,
-            "logger": named(
-                "TensorBoardLogger", save_dir=str(runs), name="${name}", version=""
-            ),
+            "logger": named("TensorBoardLogger", save_dir=str(runs), name="${name}", version=""),
             "callbacks": [
                 named("PeriodicCheckpoint", every_n_steps=3),
                 named("LogProgress", every_n_steps=1),

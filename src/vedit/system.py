@@ -6,12 +6,9 @@ Only the constructor knows the parts; which class plays each of them is the conf
 from __future__ import annotations
 
 import copy
-import hashlib
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,21 +22,20 @@ from vedit.backbones.base import Backbone, BackboneSpec
 from vedit.batch import Conditions, EditBatch
 from vedit.codecs.base import Codec
 from vedit.conditioning.base import Injection
-from vedit.conditioning.dropout import ConditionDropout, aligned, replace_rows
+from vedit.conditioning.dropout import ConditionDropout
+from vedit.conditioning.null import replace_rows, twice
 from vedit.context.base import ContextEncoder
-from vedit.errors import ConfigError, DataError, WeightsError, nearest
+from vedit.errors import ConfigError, DataError
 from vedit.finetune.base import Finetune
 from vedit.finetune.plan import FinetunePlan
+from vedit.finetune.trained import restore, start_from, trained_state
+from vedit.flow.draws import noise_of, seed_of
 from vedit.flow.guidance import guided
 from vedit.flow.noise_levels import NoiseLevels
 from vedit.flow.path import interpolate, velocity
 from vedit.flow.sampler import Sampler
 from vedit.flow.weighting import Weighting
 from vedit.model import EditModel, materialise
-from vedit.tokens import Context
-from vedit.weights import tensors
-
-log = logging.getLogger(__name__)
 
 VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -95,7 +91,9 @@ class EditSystem(LightningModule):
         slots = {"instruction": instruction, "source": source, "mask": mask}
         slots |= {"reference": reference, **(extra or {})}
         self.make_injections = {name: make for name, make in slots.items() if make is not None}
-        if "instruction" in self.make_injections and context is None:
+        if "instruction" not in self.make_injections:
+            self.make_context = None  # nobody would read it
+        elif context is None:
             raise ConfigError("model.instruction: needs model.context, which is null")
         self.noise_levels, self.weighting, self.sampler = noise_levels, weighting, sampler
         self.guidance, self.dropout, self.finetune = guidance, dropout, finetune
@@ -134,11 +132,12 @@ class EditSystem(LightningModule):
                 self.context = materialise(planned(partial(self.make_context, spec)))
             self._check_fit(spec)
             self.codec.requires_grad_(False).eval()
-            rest = {} if meta or self.init_from is None else self._start_from(self.init_from)
+            init = None if meta else self.init_from
+            rest = {} if init is None else start_from(self._parts(), init)
             for name, (part, finetune) in self._parts().items():
                 self._replace_part(name, finetune.apply(part))
         if rest:
-            self._restore(rest, f"model.init_from: {self.init_from}", complete=False)
+            restore(self._parts(), rest, f"model.init_from: {init}", complete=False)
 
     def _check_fit(self, spec: BackboneSpec) -> None:
         assert self.codec is not None
@@ -168,12 +167,8 @@ class EditSystem(LightningModule):
     # --- weights that train -------------------------------------------------------------------
 
     def trained_state(self) -> dict[str, Tensor]:
-        """What trains, and nothing else: `Finetune.saved` of each part under the part's prefix."""
-        return {
-            f"{name}.{key}": tensor
-            for name, (part, finetune) in self._parts().items()
-            for key, tensor in finetune.saved(part).items()
-        }
+        """What trains, and nothing else, by the keys of a checkpoint."""
+        return trained_state(self._parts())
 
     def load_trained(self, state: Mapping[str, Tensor], where: str) -> None:
         """Load what `trained_state` gave, strictly.
@@ -185,52 +180,11 @@ class EditSystem(LightningModule):
         Raises:
             WeightsError: if a key is missing or unexpected, or a shape differs.
         """
-        self._restore(state, where, complete=True)
-
-    def _restore(self, state: Mapping[str, Tensor], where: str, complete: bool) -> None:
-        own = self.trained_state()
-        missing, unexpected = sorted(own.keys() - state), sorted(state.keys() - own)
-        if unexpected or (missing and complete):
-            problems = [f"{len(missing)} missing: {_few(missing)}"] if missing else []
-            problems += [f"{len(unexpected)} unexpected: {_few(unexpected)}"] if unexpected else []
-            hint = nearest(unexpected[0], own) if unexpected else ""
-            raise WeightsError(
-                f"{where}: does not hold what this configuration trains; {'; '.join(problems)}."
-                f"{hint} Use the configuration stored beside the checkpoint, or model.init_from"
-            )
-        for name, (part, finetune) in self._parts().items():
-            mine = _under(state, name)
-            if mine:
-                finetune.restore(part, mine)
-
-    def _start_from(self, path: str) -> dict[str, Tensor]:
-        """Copy what has a place in the parts; returns the rest, for which adapters may be meant.
-
-        Raises:
-            WeightsError: if a shape differs.
-        """
-        state = read_trained(path)
-        own = {f"{n}.{k}": v for n, (p, _) in self._parts().items() for k, v in p.state_dict().items()}
-        for key in state.keys() & own.keys():
-            if own[key].shape != state[key].shape:
-                raise WeightsError(
-                    f"model.init_from: {path}: {key} is {tuple(state[key].shape)}, this "
-                    f"configuration has {tuple(own[key].shape)}"
-                )
-            own[key].copy_(state[key])
-        fresh = sorted({".".join(key.split(".")[:3]) for key in own.keys() - state})
-        untouched = [name for name in fresh if name.startswith("model.injections")]
-        log.info("started from %s: %d tensors; new: %s", path, len(state), untouched or "nothing")
-        return {key: tensor for key, tensor in state.items() if key not in own}
+        restore(self._parts(), state, where)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what trains, and add the configuration and the version."""
-        gathered = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {
-            f"{name}.{key}": tensor
-            for name, (_, finetune) in self._parts().items()
-            for key, tensor in finetune.saved(_Gathered(_under(gathered, name))).items()
-        }
+        checkpoint["state_dict"] = trained_state(self._parts(), checkpoint["state_dict"])
         checkpoint["config"] = self.config
         checkpoint["vedit_version"] = __version__
 
@@ -318,7 +272,7 @@ class EditSystem(LightningModule):
     def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
         """The loss at fixed noise levels, with noise that depends on the sample's key alone."""
         clean = self._target(batch)
-        noise = torch.cat([_noise(clean.shape[1:], _seed("val", key)) for key in batch.keys])
+        noise = torch.cat([noise_of(clean.shape[1:], seed_of("val", key)) for key in batch.keys])
         noise = noise.to(clean)
         conditions = self.conditions(batch)
         losses = []
@@ -343,7 +297,7 @@ class EditSystem(LightningModule):
         """The edited videos (B, 3, F, H, W) in [-1, 1]; a key gives the same one in any batch."""
         assert self.codec is not None
         conditions = self.conditions(batch)
-        seeds = [_seed(self.seed, key) for key in batch.keys]
+        seeds = [seed_of(self.seed, key) for key in batch.keys]
         shape = self._latent_shape(batch)
         latents = self.sample(conditions, shape, seed=seeds, steps=steps, guidance=guidance)
         return self.codec.decode(latents).float().clamp(-1, 1)
@@ -375,7 +329,7 @@ class EditSystem(LightningModule):
             depends neither on the device nor on the rest of the batch.
         """
         seeds = [seed + i for i in range(shape[0])] if isinstance(seed, int) else list(seed)
-        noise = torch.cat([_noise(shape[1:], s) for s in seeds]).to(self.device)
+        noise = torch.cat([noise_of(shape[1:], s) for s in seeds]).to(self.device)
         sampler = self.sampler if steps is None else _with_steps(self.sampler, steps)
         scale = self.guidance if guidance is None else guidance
         return sampler.sample(self._velocity(conditions, scale), noise, progress)
@@ -404,7 +358,8 @@ class EditSystem(LightningModule):
         Raises:
             DataError: with the multiples that height and width must be of.
         """
-        assert self.codec is not None and self.model is not None
+        assert self.codec is not None
+        assert self.model is not None
         patch, factor = self.model.backbone.spec.patch, self.codec.spatial_factor
         if any(size % p for size, p in zip(latents.shape[2:], patch, strict=True)):
             height, width = (size * factor for size in latents.shape[3:])
@@ -417,8 +372,8 @@ class EditSystem(LightningModule):
     def _generators(self, batch_idx: int) -> tuple[torch.Generator, torch.Generator]:
         """Streams that depend on the step alone: one for this rank, one that all ranks share."""
         micro = batch_idx % self.trainer.accumulate_grad_batches
-        shared = _seed(self.seed, self.global_step, micro)
-        mine = _seed(self.seed, self.global_step, micro, "rank", self.global_rank)
+        shared = seed_of(self.seed, self.global_step, micro)
+        mine = seed_of(self.seed, self.global_step, micro, "rank", self.global_rank)
         return torch.Generator().manual_seed(mine), torch.Generator().manual_seed(shared)
 
     def _dropped(
@@ -433,9 +388,7 @@ class EditSystem(LightningModule):
         rows = torch.rand(batch, generator=mine) < self.dropout.instruction
         if not rows.any():
             return kept
-        return Conditions(
-            kept.latents, replace_rows(kept.context, self.context.null(batch), rows)
-        )
+        return Conditions(kept.latents, replace_rows(kept.context, self.context.null(batch), rows))
 
     def _with_dependents(self, dropped: tuple[str, ...]) -> set[str]:
         """What is added to the tokens of a dropped condition goes with it."""
@@ -459,41 +412,6 @@ class EditSystem(LightningModule):
         self.log(name, value, prog_bar=prog_bar, batch_size=len(batch), sync_dist=True)
 
 
-def read_trained(path: str | Path) -> dict[str, Tensor]:
-    """What a checkpoint, a run's folder or a folder of safetensors holds.
-
-    Raises:
-        WeightsError: if nothing of the kind is there.
-    """
-    path = Path(path)
-    if path.is_dir() and (path / "checkpoints" / "last.ckpt").is_file():
-        path = path / "checkpoints" / "last.ckpt"
-    if path.is_dir():
-        return dict(tensors(path))
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such checkpoint or folder (from {Path.cwd()})")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    if "state_dict" not in checkpoint:
-        raise WeightsError(f"{path}: is no checkpoint of vedit, it has no 'state_dict'")
-    return checkpoint["state_dict"]
-
-
-def twice(conditions: Conditions, null: Context) -> Conditions:
-    """The conditions stacked over the same conditions with the empty instruction."""
-    assert conditions.context is not None
-    first, second = aligned(conditions.context, null)
-    valid = None
-    if first.valid is not None and second.valid is not None:
-        valid = torch.cat([first.valid, second.valid])
-    context = Context(torch.cat([first.tokens, second.tokens.to(first.tokens)]), valid)
-    latents = {name: torch.cat([value, value]) for name, value in conditions.latents.items()}
-    return Conditions(latents, context)
-
-
 def _without_weights(factory: Callable[[], Any]) -> Callable[[], Any]:
     def build() -> Any:
         module = factory()
@@ -507,39 +425,7 @@ def _unchanged(factory: Callable[[], Any]) -> Callable[[], Any]:
     return factory
 
 
-def _noise(shape: Sequence[int], seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn((1, *shape), generator=generator)
-
-
-def _seed(*parts: object) -> int:
-    """A 63-bit seed that depends on all parts and is the same on every machine."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
 def _with_steps(sampler: Sampler, steps: int) -> Sampler:
     changed = copy.copy(sampler)
     changed.steps = steps
     return changed
-
-
-def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    start = f"{prefix}."
-    return {key[len(start) :]: value for key, value in state.items() if key.startswith(start)}
-
-
-class _Gathered(nn.Module):
-    """Stands for a part whose state was gathered from all ranks: it has that state, no more."""
-
-    def __init__(self, state: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.gathered = state
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        return self.gathered
-
-
-def _few(keys: Sequence[str], count: int = 3) -> str:
-    more = f" and {len(keys) - count} more" if len(keys) > count else ""
-    return f"{', '.join(keys[:count])}{more}"

@@ -57,15 +57,17 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_misspelt_keys_are_found_before_torch_is_imported(tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text("model: {source: {class_path: AppendTokens, init_args: {tiem: 1}}}")
+    (tmp_path / "x.yaml").write_text(
+        "model: {source: {class_path: AppendTokens, init_args: {tiem: 1}}}"
+    )
     result = run(
         "import sys; from vedit.cli import main\n"
         f"code = main(['fit', '--config', {str(tmp_path / 'x.yaml')!r}])\n"
         "sys.exit(9 if 'torch' in sys.modules else code)"
     )
     assert result.returncode == 2
-    expected = f"vedit: {tmp_path}/x.yaml: model.source.init_args.tiem: unknown key. Did you mean 'time'?\n"
-    assert result.stderr == expected
+    key = f"{tmp_path}/x.yaml: model.source.init_args.tiem"
+    assert result.stderr == f"vedit: {key}: unknown key. Did you mean 'time'?\n"
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -17,9 +17,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_config(folder / "x.yaml", make_config(make_shards(folder / "s"), folder / "runs"))
 
 
-def complain(
-    capsys: pytest.CaptureFixture[str], config: Path, *more: str, code: int = 2
-) -> str:
+def complain(capsys: pytest.CaptureFixture[str], config: Path, *more: str, code: int = 2) -> str:
     """The one line printed, without the "vedit: " in front of it."""
     assert main(["fit", "--config", str(config), *more]) == code
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vedit: ")]
@@ -32,7 +30,10 @@ def complain(
     [
         (["--modle.source", "x"], "modle: unknown key. Did you mean 'model'?"),
         (["--model.sorce", "x"], "model.sorce: unknown key. Did you mean 'source'?"),
-        (["--model.source.tiem", "x"], "model.source.init_args.tiem: unknown key. Did you mean 'time'"),
+        (
+            ["--model.source.tiem", "x"],
+            "model.source.init_args.tiem: unknown key. Did you mean 'time'",
+        ),
         (["--data.trian", "x"], "data.trian: unknown key. Did you mean 'train'?"),
         (["--trainer.max_stps", "3"], "trainer.max_stps: unknown key. Did you mean 'max_steps'?"),
         (
@@ -40,7 +41,10 @@ def complain(
             "trainer.callbacks.2.init_args.every: unknown key",
         ),
         (["--model.optimizer.rate", "1"], "model.optimizer.init_args.rate: unknown key"),
-        (["--model.dropout.instr", "1"], "model.dropout.instr: unknown key. Did you mean 'instruct"),
+        (
+            ["--model.dropout.instr", "1"],
+            "model.dropout.instr: unknown key. Did you mean 'instruct",
+        ),
         (
             ["--model.source", "{class_path: AppendTokens, arguments: {}}"],
             "model.source.arguments: unknown key beside class_path",
@@ -56,7 +60,10 @@ def complain(
             ["--model.source", "vedit.conditioning.append.AppendTokes"],
             "vedit.conditioning.append has no 'AppendTokes'. Did you mean 'AppendTokens'?",
         ),
-        (["--model.source.time", "befor"], "expected one of 'aligned', 'before', 'after', got 'befor'"),
+        (
+            ["--model.source.time", "befor"],
+            "expected one of 'aligned', 'before', 'after', got 'befor'",
+        ),
         (["--trainer.max_steps", "abc"], "trainer.max_steps: expected int, got 'abc'"),
         (["--data.batch_size", "two"], "data.batch_size: expected int, got 'two'"),
         (["--model.backbone.patch_size", "[1, 2]"], "expected [int, int, int], got [1, 2]"),
@@ -95,9 +102,15 @@ def test_a_missing_file(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"source": {"class_path": "AppendToken"}}}, "{file}: model.source.class_path: no "),
+        (
+            {"model": {"source": {"class_path": "AppendToken"}}},
+            "{file}: model.source.class_path: no ",
+        ),
         ({"data": {"batch_size": "two"}}, "{file}: data.batch_size: expected int, got 'two'"),
-        ({"trainer": {"nodes": 2}}, "{file}: trainer.nodes: unknown key. Did you mean 'num_nodes'?"),
+        (
+            {"trainer": {"nodes": 2}},
+            "{file}: trainer.nodes: unknown key. Did you mean 'num_nodes'?",
+        ),
     ],
 )
 def test_the_file_that_is_wrong_is_named(

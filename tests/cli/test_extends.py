@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from vedit.cli.arguments import parse_arguments
-from vedit.cli.extends import compose, merge, parse_value
+from vedit.cli.extends import compose, merge
+from vedit.cli.yaml_file import parse_value
 from vedit.errors import ConfigError
 
 

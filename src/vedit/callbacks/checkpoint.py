@@ -33,6 +33,8 @@ class PeriodicCheckpoint(ModelCheckpoint):
             save_top_k=keep,
             save_last=True,
             every_n_train_steps=every_n_steps,
+            # The step is never stale: nothing to wait for validation for.
+            save_on_train_epoch_end=monitor is None,
             enable_version_counter=False,
         )
 
@@ -58,8 +60,8 @@ class StopOnInterrupt(Callback):
         self.requested = False
         self._previous: Any = None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to Ctrl-C."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to Ctrl-C; Lightning has noted the earlier handlers by now and restores them."""
         self.requested = False
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._request)
@@ -78,6 +80,12 @@ class StopOnInterrupt(Callback):
         """A validation may be long: stop in it too."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._stop_if_requested(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give Ctrl-C back; Lightning calls no teardown after an exception."""
+        self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give Ctrl-C back."""
@@ -112,5 +120,3 @@ def _short(path: Path | None) -> Path | None:
     if path is not None and path.is_absolute() and path.is_relative_to(Path.cwd()):
         return path.relative_to(Path.cwd())
     return path
-
-

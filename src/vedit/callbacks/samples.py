@@ -83,7 +83,8 @@ class SampleVideos(Callback):
             self._save(trainer, folder, captions[: self.samples])
 
     def _batches(self, trainer: Trainer) -> Iterator[EditBatch]:
-        loader = trainer.datamodule.val_dataloader() if trainer.datamodule is not None else None
+        data = getattr(trainer, "datamodule", None)
+        loader = data.val_dataloader() if data is not None else None
         if not loader:
             rank_zero_warn("SampleVideos: no validation data to sample from (data.validation)")
             return

@@ -58,6 +58,12 @@ class Throughput(Callback):
         """Leave validation out of the time between two batches."""
         self._ended = None
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Take the hook off; Lightning calls no teardown after an exception."""
+        self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the hook off."""
         if self._hook is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vedit.cli.extends import parse_value
+from vedit.cli.yaml_file import parse_value
 from vedit.errors import ConfigError, nearest
 
 

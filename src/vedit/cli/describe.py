@@ -51,7 +51,7 @@ def main(command: str, given: Sequence[str]) -> int:
     checked = check(composed, trainer=False)
     size = _size(options, checked.get("data") or {})
 
-    from vedit.callbacks.summary import describe
+    from vedit.callbacks.description import describe
 
     built = system(checked)
     built.build(meta=True)
@@ -66,8 +66,9 @@ def main(command: str, given: Sequence[str]) -> int:
 def _size(options: dict[str, Any], data: dict[str, Any]) -> tuple[int, int, int]:
     names = ("frames", "height", "width")
     given = [options.get(name) for name in names]
-    if all(isinstance(value, int) and value > 0 for value in given):
-        return given[0], given[1], given[2]
+    whole = [value for value in given if isinstance(value, int) and value > 0]
+    if len(whole) == len(names):
+        return whole[0], whole[1], whole[2]
     if any(value is not None for value in given):
         raise ConfigError("--frames, --height, --width: expected three whole numbers above 0")
     folders = (data.get("init_args") or data).get("train")

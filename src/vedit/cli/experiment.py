@@ -1,4 +1,4 @@
-"""A configuration of an experiment: composed, checked against the classes it names, instantiated."""
+"""An experiment's configuration: composed, checked against its classes, instantiated."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vedit.cli.extends import Composed, Tree, compose
+from vedit.cli.extends import Composed, compose
 from vedit.cli.signatures import find_misspelt
+from vedit.cli.yaml_file import Tree
 from vedit.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def system(checked: Tree) -> EditSystem:
         parser.add_class_arguments(EditSystem, "model", sub_configs=True)
     with one_line_errors():
         parsed = parser.parse_object({"model": tree})
-        built: EditSystem = parser.instantiate_classes(parsed).model
+        built: EditSystem = parser.instantiate(parsed).model
     return built
 
 
@@ -143,4 +144,3 @@ def checkpoint_path(composed: Composed) -> str | None:
     close = difflib.get_close_matches(path, there, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else f" There are: {', '.join(there) or 'none'}"
     raise composed.error("ckpt_path", f"no such checkpoint: {path}.{hint}")
-

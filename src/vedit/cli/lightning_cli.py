@@ -8,12 +8,17 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 
 from vedit.callbacks.checkpoint import StopOnInterrupt
 from vedit.callbacks.report import TrainClock
 from vedit.cli.experiment import one_line_errors
-from vedit.cli.extends import Tree
+from vedit.cli.yaml_file import Tree
 from vedit.data.module import EditData
 from vedit.system import EditSystem
 

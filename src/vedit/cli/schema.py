@@ -9,7 +9,6 @@ On the way a short class name becomes the full path when it means exactly one cl
 
 from __future__ import annotations
 
-import collections.abc
 import dataclasses
 import inspect
 import pkgutil
@@ -19,7 +18,18 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, NoReturn
 
-from vedit.cli.extends import Composed, Tree
+from vedit.cli.extends import Composed
+from vedit.cli.hints import (
+    alternatives,
+    describe_type,
+    is_list,
+    is_mapping,
+    item_of,
+    kinds_of,
+    literals,
+    name_of,
+)
+from vedit.cli.yaml_file import Tree
 from vedit.errors import nearest
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
@@ -30,8 +40,6 @@ class Checker:
 
     Args:
         composed: the configuration; its layers give each error its file.
-        late: names of constructor arguments by class that arrive later than the configuration and
-            may not stand in it.
     """
 
     def __init__(self, composed: Composed) -> None:
@@ -60,7 +68,9 @@ class Checker:
             where = f"{key}.{name}" if key else str(name)
             if name in hints:
                 nothing = value is None and hints[name].default is None
-                checked[name] = None if nothing else self.value(hints[name].annotation, value, where)
+                checked[name] = (
+                    None if nothing else self.value(hints[name].annotation, value, where)
+                )
             elif is_open:
                 checked[name] = value
             else:
@@ -73,7 +83,7 @@ class Checker:
         own = inspect.signature(target).parameters
         missing = [n for n in missing if n in own]
         if missing:
-            self._fail(f"{key}.{missing[0]}".lstrip("."), f"missing; {_name(target)} needs it")
+            self._fail(f"{key}.{missing[0]}".lstrip("."), f"missing; {name_of(target)} needs it")
         return checked
 
     def _default(self, parameter: inspect.Parameter) -> Tree | None:
@@ -87,7 +97,7 @@ class Checker:
 
     def value(self, hint: Any, value: Any, key: str) -> Any:
         """Check one value against its type hint; see `arguments`."""
-        options = _alternatives(hint)
+        options = alternatives(hint)
         if value is None and (type(None) in options or hint in (Any, inspect.Parameter.empty)):
             return None
         if value is None:
@@ -95,18 +105,18 @@ class Checker:
         if isinstance(value, Mapping):
             return self._mapping(options, value, key, hint)
         if isinstance(value, list):
-            inner = [o for o in options if _is_list(o) and _classes(_item(o))]
+            inner = [o for o in options if is_list(o) and kinds_of(item_of(o))]
             if inner:
-                return [self.value(_item(inner[0]), v, f"{key}.{i}") for i, v in enumerate(value)]
-        bases = _classes(hint)
-        only_classes = all(_classes(o) for o in options if o is not type(None))
+                return [self.value(item_of(inner[0]), v, f"{key}.{i}") for i, v in enumerate(value)]
+        bases = kinds_of(hint)
+        only_classes = all(kinds_of(o) for o in options if o is not type(None))
         if isinstance(value, str) and bases and (only_classes or value[:1].isupper()):
             return self._mapping(options, {"class_path": value}, key, hint)
         self._typed(hint, value, key)
         return value
 
     def _mapping(self, options: list[Any], value: Mapping[str, Any], key: str, hint: Any) -> Any:
-        bases = _classes(hint)
+        bases = kinds_of(hint)
         if "class_path" in value:
             if not bases:
                 self._fail(key, f"takes {describe_type(hint)}, not a class")
@@ -116,14 +126,14 @@ class Checker:
                 given = self.arguments(option, value, key)
                 whole = inspect.Parameter("_", inspect.Parameter.KEYWORD_ONLY, annotation=option)
                 return {**(self._default(whole) or {}), **given}
-            if _is_mapping(option) and _classes(_item(option)):
-                item = _item(option)
+            if is_mapping(option) and kinds_of(item_of(option)):
+                item = item_of(option)
                 return {name: self.value(item, v, f"{key}.{name}") for name, v in value.items()}
-        if any(_is_mapping(option) for option in options) or hint is inspect.Parameter.empty:
+        if any(is_mapping(option) for option in options) or hint is inspect.Parameter.empty:
             return dict(value)
         if bases:
-            given = ", ".join(map(str, value)) or "nothing"
-            self._fail(key, f"expected class_path (and init_args), got {given}")
+            keys = ", ".join(map(str, value)) or "nothing"
+            self._fail(key, f"expected class_path (and init_args), got {keys}")
         self._typed(hint, dict(value), key)
         return dict(value)
 
@@ -131,8 +141,9 @@ class Checker:
         for name in value:
             if name not in CLASS_KEYS:
                 self._fail(
-                    f"{key}.{name}", f"unknown key beside class_path.{nearest(name, CLASS_KEYS)} "
-                    "Arguments of the class go under init_args"
+                    f"{key}.{name}",
+                    f"unknown key beside class_path.{nearest(name, CLASS_KEYS)} "
+                    "Arguments of the class go under init_args",
                 )
         found, late = self._find(bases, value["class_path"], f"{key}.class_path")
         arguments = value.get("init_args") or {}
@@ -148,12 +159,12 @@ class Checker:
         if not isinstance(path, str):
             self._fail(key, f"expected the name of a class, got {path!r}")
         found = self._imported(path, key) if "." in path else self._short(bases, path, key)
-        for base, late in bases:
-            if not isinstance(found, type) or issubclass(found, base):
-                return found, late
+        fits = [b for b in bases if not isinstance(found, type) or issubclass(found, b[0])]
+        if fits:
+            return found, fits[0][1]
         kinds = " or ".join(base.__name__ for base, _ in bases)
         choices = ", ".join(sorted({c.__name__ for b, _ in bases for c in subclasses(b)})[:12])
-        self._fail(key, f"'{path}' is no {kinds}. There are: {choices}")
+        return self._fail(key, f"'{path}' is no {kinds}. There are: {choices}")
 
     def _imported(self, path: str, key: str) -> Any:
         module_name, _, name = path.rpartition(".")
@@ -196,7 +207,7 @@ class Checker:
         try:
             parser.parse_object({"value": value})
         except (ArgumentError, TypeError, ValueError) as error:
-            allowed = _literals(hint)
+            allowed = literals(hint)
             close = nearest(str(value), allowed) if allowed else ""
             reason = _reason(hint, error)
             self._fail(key, f"expected {describe_type(hint)}, got {value!r}{reason}.{close}")
@@ -224,7 +235,8 @@ def parameters(
         own = own[1:] if isinstance(target, type) and own and own[0].name == "self" else own
         hints = _hints(function)
         named = [p for p in own if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        named = named[late:] if index == 0 else [p for p in named if p.name not in _late(functions, late)]
+        given = _late(functions, late)
+        named = named[late:] if index == 0 else [p for p in named if p.name not in given]
         for parameter in named:
             annotation = hints.get(parameter.name, parameter.annotation)
             found.setdefault(parameter.name, parameter.replace(annotation=annotation))
@@ -281,94 +293,9 @@ def _modules(package: types.ModuleType) -> Iterator[str]:
         yield f"{package.__name__}.{info.name}"
 
 
-def _alternatives(hint: Any) -> list[Any]:
-    if typing.get_origin(hint) is typing.Annotated:
-        return _alternatives(typing.get_args(hint)[0])
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return [inner for option in typing.get_args(hint) for inner in _alternatives(option)]
-    return [hint]
-
-
-def _classes(hint: Any) -> list[tuple[type, int]]:
-    """The kinds of class that a hint accepts, each with the number of its late arguments."""
-    found = []
-    for option in _alternatives(hint):
-        origin = typing.get_origin(option)
-        if origin is collections.abc.Callable:
-            arguments, returned = typing.get_args(option) or ([], None)
-            kinds = [r for r in _alternatives(returned) if _is_kind(r)]
-            found += [(kind, 0 if arguments is Ellipsis else len(arguments)) for kind in kinds]
-        elif _is_kind(option):
-            found.append((option, 0))
-    return found
-
-
-def _is_kind(option: Any) -> bool:
-    return (
-        isinstance(option, type)
-        and typing.get_origin(option) is None
-        and option.__module__ not in ("builtins", "pathlib", "datetime", "enum", "typing")
-        and not dataclasses.is_dataclass(option)
-    )
-
-
-def _is_list(option: Any) -> bool:
-    return typing.get_origin(option) in (list, tuple, collections.abc.Sequence, set)
-
-
-def _is_mapping(option: Any) -> bool:
-    origin = typing.get_origin(option) or option
-    return origin in (dict, collections.abc.Mapping)
-
-
-def _item(option: Any) -> Any:
-    arguments = typing.get_args(option)
-    return arguments[-1] if _is_mapping(option) and arguments else (arguments or (Any,))[0]
-
-
-def _literals(hint: Any) -> list[str]:
-    found: list[str] = []
-    for option in _alternatives(hint):
-        if typing.get_origin(option) is typing.Literal:
-            found += [str(value) for value in typing.get_args(option)]
-    return found
-
-
-def describe_type(hint: Any) -> str:
-    """A type as a reader says it.
-
-    Examples:
-        >>> describe_type(int | None), describe_type(typing.Literal["a", "b"])
-        ('int or null', "one of 'a', 'b'")
-    """
-    options = _alternatives(hint)
-    if len(options) > 1:
-        return " or ".join(dict.fromkeys(describe_type(option) for option in options))
-    option = options[0]
-    if option is type(None):
-        return "null"
-    origin, arguments = typing.get_origin(option), typing.get_args(option)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(repr(value) for value in arguments)
-    if origin is collections.abc.Callable:
-        return _with_article(_name(arguments[-1])) if arguments else "a function"
-    if _is_list(option):
-        fixed = origin is tuple and Ellipsis not in arguments
-        if fixed:
-            return "[" + ", ".join(describe_type(a) for a in arguments) + "]"
-        return f"a list of {describe_type(arguments[0])}" if arguments else "a list"
-    if _is_mapping(option):
-        return "keys with values"
-    return _name(option)
-
-
-def _with_article(noun: str) -> str:
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
-
-
 def _reason(hint: Any, error: Exception) -> str:
     """What the type itself says, when it says more than its name (paths, ranges)."""
-    if any(option in (int, float, str, bool, type(None)) for option in _alternatives(hint)):
+    if any(option in (int, float, str, bool, type(None)) for option in alternatives(hint)):
         return ""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "not" in line and "Expected" not in line]
@@ -377,10 +304,6 @@ def _reason(hint: Any, error: Exception) -> str:
 
 def _path_of(found: Any) -> str:
     return f"{found.__module__}.{found.__qualname__}"
-
-
-def _name(thing: Any) -> str:
-    return getattr(thing, "__name__", str(thing))
 
 
 def _one_line(error: BaseException) -> str:

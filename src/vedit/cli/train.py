@@ -8,7 +8,8 @@ from pathlib import Path
 
 from vedit.cli.arguments import parse_arguments
 from vedit.cli.experiment import KEYS, check, checkpoint_path, read
-from vedit.cli.extends import Composed, Tree
+from vedit.cli.extends import Composed
+from vedit.cli.yaml_file import Tree
 from vedit.errors import ConfigError
 
 
@@ -48,7 +49,7 @@ def run(command: str, checked: Tree) -> int:
     Returns:
         0, or 130 after Ctrl-C.
     """
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from vedit.callbacks.checkpoint import Interrupted
     from vedit.cli.lightning_cli import EditCLI
@@ -120,4 +121,3 @@ def usage(command: str) -> str:
         "  --trainer.callbacks+ '{class_path: SampleVideos}'\n\n"
         "--print_config shows the composed configuration and stops."
     )
-

@@ -59,6 +59,7 @@ class EditData(LightningDataModule):
         wording: "random" draws one of an instruction's wordings in training, "first" does not.
         reference: What happens to reference images in training; None letterboxes them.
         drop_last: Leave out batches that are smaller than ``batch_size``.
+        limit: Train on the first so many samples of each folder alone, to overfit on purpose.
         pin_memory: Copy batches to pinned memory, for a GPU.
     """
 
@@ -76,6 +77,7 @@ class EditData(LightningDataModule):
         reference: ReferenceTransform | None = None,
         drop_last: bool = False,
         pin_memory: bool = False,
+        limit: int | None = None,
     ) -> None:
         super().__init__()
         self.train, self.validation, self.test = (
@@ -86,7 +88,7 @@ class EditData(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.seed, self.pin_memory = num_workers, seed, pin_memory
         self.use_latents, self.wording, self.drop_last = latents, wording, drop_last
-        self.reference = reference
+        self.reference, self.limit = reference, limit
         self.consumed = 0
         """Global batches trained on so far: the whole state of the order of data."""
         self._sampler: PlanSampler | None = None
@@ -113,7 +115,7 @@ class EditData(LightningDataModule):
             self._dataset(f, wording=self.wording, reference=self.reference) for f in self.train
         ]
         plan = BatchPlan(
-            [[bucket_of(e.record) for e in d.entries] for d in datasets],
+            [[bucket_of(e.record) for e in d.entries[: self.limit]] for d in datasets],
             list(self.train.values()),
             self.batch_size,
             self._ranks()[1],

@@ -1,0 +1,280 @@
+"""What a configuration composes to: tokens, parameters, operations."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vedit.backbones.base import Backbone, BackboneSpec
+from vedit.backbones.flops import Training, forward_flops, step_flops
+from vedit.batch import Conditions
+from vedit.errors import ConfigError
+from vedit.model import EditModel
+from vedit.tokens import Context, Grid, Segment, TokenSequence
+
+TWIN_WIDTH = 8
+
+
+@dataclass(frozen=True)
+class SegmentRow:
+    """One segment of the sequence.
+
+    Attributes:
+        name: of the segment.
+        tokens: how many.
+        sigma: its noise level in words: that of the target, clean, or a number.
+        positions: first and last index along time, rows and columns.
+        sees: names of the segments its queries attend to.
+    """
+
+    name: str
+    tokens: int
+    sigma: str
+    positions: tuple[tuple[int, int], ...]
+    sees: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PartRow:
+    """Parameters of one part."""
+
+    name: str
+    trainable: int
+    frozen: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """A composed editor at one size of video.
+
+    Attributes:
+        video: (frames, height, width).
+        latents: (channels, t, h, w).
+        segments: of the token sequence with every configured condition present.
+        context_tokens: tokens to cross-attend to, None if the encoder decides by the sample.
+        parts: parameters by part.
+        forward_flops: of the backbone, one sample.
+        step_flops: of a training step, one sample.
+        attention_share: of the forward operations.
+    """
+
+    video: Grid
+    latents: tuple[int, int, int, int]
+    segments: tuple[SegmentRow, ...]
+    context_tokens: int | None
+    parts: tuple[PartRow, ...]
+    forward_flops: float
+    step_flops: float
+    attention_share: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one sample."""
+        return sum(row.tokens for row in self.segments)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "tokens": self.tokens, "parameters": self.parameters()}
+
+    def parameters(self) -> dict[str, int]:
+        """Parameters that train, that are frozen, and those of the transformer as published.
+
+        The published count of a transformer includes its text projection, here the connector.
+        """
+        of = {row.name: row.trainable + row.frozen for row in self.parts}
+        return {
+            "trainable": sum(row.trainable for row in self.parts),
+            "frozen": sum(row.frozen for row in self.parts),
+            "transformer": of["model.backbone"] + of.get("context.connector", 0),
+        }
+
+    def text(self) -> str:
+        """Tables for people."""
+        counts = self.parameters()
+        frames, height, width = self.video
+        lines = [
+            f"video {frames} x {height} x {width} (frames x height x width)  "
+            f"latents {' x '.join(map(str, self.latents))}",
+            "",
+            *_table(
+                ("segment", "tokens", "sigma", "time", "rows", "columns", "sees"),
+                [_segment_cells(row) for row in self.segments],
+            ),
+            f"{self.tokens:,} tokens per sample"
+            + (f", {self.context_tokens:,} to cross-attend to" if self.context_tokens else ""),
+            "",
+            *_table(
+                ("part", "trainable", "frozen"),
+                [(r.name, f"{r.trainable:,}", f"{r.frozen:,}") for r in self.parts],
+            ),
+            f"{counts['trainable']:,} parameters train, {counts['frozen']:,} are frozen; "
+            f"transformer with its text projection {counts['transformer'] / 1e9:.3f} B",
+            "",
+            f"{_scaled(self.forward_flops)}FLOP forward, {_scaled(self.step_flops)}FLOP a training "
+            f"step and sample; {self.attention_share:.0%} of the forward pass is attention",
+        ]
+        return "\n".join(lines)
+
+
+def describe(system: Any, frames: int, height: int, width: int, references: int = 1) -> Description:
+    """Describe a built system, which may be on the meta device.
+
+    Args:
+        system: an `EditSystem` after `configure_model()` or `build(meta=True)`.
+        frames: of the video.
+        height: in pixels.
+        width: in pixels.
+        references: reference images, if the reference slot is configured.
+
+    Raises:
+        DataError: if the codec cannot take this size.
+    """
+    grid = system.codec.latent_grid(frames, height, width)
+    patch = system.model.backbone.spec.patch
+    if any(size % p for size, p in zip(grid, patch, strict=True)):
+        factor = system.codec.spatial_factor
+        raise ConfigError(
+            f"--height, --width: {height}x{width} makes latents of {grid}, which cannot be cut "
+            f"into patches of {patch}; use multiples of {factor * patch[1]} and {factor * patch[2]}"
+        )
+    context_tokens = context_length(system.context)
+    sequence = twin_sequence(system, grid, references, context_tokens or 0)
+    attends = system.model.backbone.spec.cross_attention and sequence.context is not None
+    forward = forward_flops(
+        sequence.pack().layout,
+        (context_tokens or 0) if attends else 0,
+        system.model.backbone.spec.width,
+        ffn_width(system.model.backbone),
+        system.model.backbone.spec.blocks,
+    )
+    recompute = bool(getattr(system.model.backbone, "gradient_checkpointing", False))
+    return Description(
+        video=(frames, height, width),
+        latents=(system.codec.latent_channels, *grid),
+        segments=tuple(_segment_row(segment, sequence) for segment in sequence.segments),
+        context_tokens=context_tokens if attends else None,
+        parts=part_rows(system),
+        forward_flops=forward.total,
+        step_flops=step_flops(forward, how_trained(system.model.backbone), recompute),
+        attention_share=forward.attention / forward.total,
+    )
+
+
+def twin_sequence(system: Any, grid: Grid, references: int, context_tokens: int) -> TokenSequence:
+    """The sequence that the configured injections make, from a twin a few channels wide.
+
+    Positions and visibility do not depend on the width, so a narrow twin tells them exactly and at
+    once, while the real modules may be on the meta device.
+    """
+    real = system.model.backbone.spec
+    spec = replace(real, width=TWIN_WIDTH, latent_channels=1)
+    injections = {name: make(spec) for name, make in system.make_injections.items()}
+    latents = {name: torch.zeros(1, 1, *grid) for name in injections if name != "instruction"}
+    if "reference" in latents:
+        latents["reference"] = torch.zeros(1, 1, references, *grid[1:])
+    context = Context(torch.zeros(1, context_tokens, TWIN_WIDTH)) if system.context else None
+    model = EditModel(_Twin(spec), nn.ModuleDict(injections))
+    with torch.no_grad():
+        return model.sequence(
+            torch.zeros(1, 1, *grid), torch.full((1,), 0.5), Conditions(latents, context)
+        )
+
+
+class _Twin(Backbone):
+    """A backbone that only embeds."""
+
+    def __init__(self, spec: BackboneSpec) -> None:
+        super().__init__()
+        self.spec, self.weights, self.blocks = spec, None, nn.ModuleList()
+
+    def embed(self, latents: Tensor) -> tuple[Tensor, Grid]:
+        sizes = zip(latents.shape[2:], self.spec.patch, strict=True)
+        t, h, w = (size // p for size, p in sizes)
+        return torch.zeros(latents.shape[0], t * h * w, self.spec.width), (t, h, w)
+
+    def forward(self, sequence: TokenSequence) -> Tensor:
+        raise NotImplementedError
+
+    def load_weights(self) -> None:
+        raise NotImplementedError
+
+
+def part_rows(system: Any) -> tuple[PartRow, ...]:
+    """Trainable and frozen parameters of each part of a system."""
+    parts: dict[str, nn.Module] = {"model.backbone": system.model.backbone}
+    parts |= {f"model.injections.{n}": m for n, m in system.model.injections.items()}
+    if system.context is not None:
+        parts |= {"context.tower": system.context.tower}
+        parts |= {"context.connector": system.context.connector}
+    parts |= {"codec": system.codec}
+    return tuple(_part_row(name, module) for name, module in parts.items())
+
+
+def _part_row(name: str, module: nn.Module) -> PartRow:
+    counts = {True: 0, False: 0}
+    for parameter in module.parameters():
+        counts[parameter.requires_grad] += parameter.numel()
+    return PartRow(name, counts[True], counts[False])
+
+
+def how_trained(backbone: nn.Module) -> Training:
+    """Whether weights, adapters or nothing of the backbone trains."""
+    train = [parameter.requires_grad for parameter in backbone.parameters()]
+    return "full" if all(train) else "lora" if any(train) else "frozen"
+
+
+def ffn_width(backbone: Backbone) -> int:
+    """Hidden width of the feed-forward layers: the wider side of their first matrix."""
+    for name, parameter in backbone.blocks[0].named_parameters():
+        if "ffn" in name and parameter.dim() == 2 and "lora" not in name:
+            return max(parameter.shape)
+    return 4 * backbone.spec.width
+
+
+def context_length(context: Any) -> int | None:
+    """Context tokens of a sample, None if they depend on it or there is no context encoder."""
+    for name in ("context_tokens", "max_tokens"):
+        if isinstance(length := getattr(context, name, None), int):
+            return length
+    return None
+
+
+def _segment_row(segment: Segment, sequence: TokenSequence) -> SegmentRow:
+    low, high = segment.positions.amin(0).tolist(), segment.positions.amax(0).tolist()
+    level = float(segment.sigma[0])
+    sigma = {0.5: "of the target", 0.0: "0 (clean)"}.get(level, f"{level:g}")
+    return SegmentRow(
+        name=segment.name,
+        tokens=segment.tokens.shape[1],
+        sigma=sigma,
+        positions=tuple(zip(low, high, strict=True)),
+        sees=sequence.names if segment.sees is None else segment.sees,
+    )
+
+
+def _segment_cells(row: SegmentRow) -> tuple[str, ...]:
+    ranges = (f"{low}..{high}" for low, high in row.positions)
+    return (row.name, f"{row.tokens:,}", row.sigma, *ranges, ", ".join(row.sees))
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+
+    def line(cells: tuple[str, ...]) -> str:
+        padded = (
+            cell.rjust(width) if cell[:1].isdigit() and cell[-1:].isdigit() else cell.ljust(width)
+            for cell, width in zip(cells, widths, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return [line(head), line(tuple("-" * width for width in widths)), *map(line, rows)]
+
+
+def _scaled(value: float) -> str:
+    for factor, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= factor:
+            return f"{value / factor:.4g} {letter}"
+    return f"{value:.4g} "

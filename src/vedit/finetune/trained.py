@@ -1,0 +1,143 @@
+"""What trains of an editor's parts: what a checkpoint holds, and how it is put back.
+
+A part is a module with its finetuning method; parts are named by the prefix of their keys, such as
+`model.backbone`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from vedit.errors import WeightsError, nearest
+from vedit.finetune.base import Finetune
+from vedit.weights import ROOT, tensors
+
+log = logging.getLogger(__name__)
+
+Parts: TypeAlias = Mapping[str, tuple[nn.Module, Finetune]]
+
+
+def trained_state(parts: Parts, gathered: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """What trains, and nothing else: `Finetune.saved` of each part under the part's prefix.
+
+    Args:
+        parts: by prefix.
+        gathered: the whole state by full keys, where it was gathered from several ranks; None
+            reads it from the modules.
+    """
+    found: dict[str, Tensor] = {}
+    for name, (module, finetune) in parts.items():
+        whole = module if gathered is None else _Gathered(_under(gathered, name))
+        found |= {f"{name}.{key}": tensor for key, tensor in finetune.saved(whole).items()}
+    return found
+
+
+def restore(parts: Parts, state: Mapping[str, Tensor], where: str, complete: bool = True) -> None:
+    """Put back what `trained_state` gave.
+
+    Args:
+        parts: by prefix.
+        state: tensors by the same keys.
+        where: the file, for messages.
+        complete: whether all that trains must be there.
+
+    Raises:
+        WeightsError: if a key is unexpected or missing, or a shape differs.
+    """
+    own = trained_state(parts)
+    missing, unexpected = sorted(own.keys() - state), sorted(state.keys() - own)
+    if unexpected or (missing and complete):
+        problems = [f"{len(missing)} missing: {_few(missing)}"] if missing else []
+        problems += [f"{len(unexpected)} unexpected: {_few(unexpected)}"] if unexpected else []
+        hint = nearest(unexpected[0], own) if unexpected else ""
+        raise WeightsError(
+            f"{where}: does not hold what this configuration trains; {'; '.join(problems)}."
+            f"{hint} Use the configuration stored beside the checkpoint, or model.init_from"
+        )
+    for name, (module, finetune) in parts.items():
+        if mine := _under(state, name):
+            finetune.restore(module, mine)
+
+
+def start_from(parts: Parts, path: str) -> dict[str, Tensor]:
+    """Copy what has a place in parts that are not adapted yet.
+
+    Args:
+        parts: by prefix.
+        path: see `read_trained`.
+
+    Returns:
+        The tensors that have no place, for which adapters may be meant.
+
+    Raises:
+        WeightsError: if a shape differs.
+    """
+    state = read_trained(path)
+    own = {f"{n}.{k}": v for n, (part, _) in parts.items() for k, v in part.state_dict().items()}
+    for key in state.keys() & own.keys():
+        if own[key].shape != state[key].shape:
+            raise WeightsError(
+                f"model.init_from: {path}: {key} is {tuple(state[key].shape)}, this "
+                f"configuration has {tuple(own[key].shape)}"
+            )
+        own[key].copy_(state[key])
+    fresh = {key.split(".")[2] for key in own.keys() - state if ".injections." in key}
+    log.info("%s: %d tensors; new: %s", path, len(state), ", ".join(sorted(fresh)) or "nothing")
+    return {key: tensor for key, tensor in state.items() if key not in own}
+
+
+def read_trained(path: str | Path) -> dict[str, Tensor]:
+    """What a checkpoint, a run's folder or a folder of safetensors holds.
+
+    Args:
+        path: relative to the current directory, or else to the root of this repository.
+
+    Raises:
+        WeightsError: if nothing of the kind is there.
+    """
+    path = Path(path)
+    if not path.exists() and (ROOT / path).exists():
+        path = ROOT / path
+    if path.is_dir() and (path / "checkpoints" / "last.ckpt").is_file():
+        path = path / "checkpoints" / "last.ckpt"
+    if path.is_dir():
+        return dict(tensors(path))
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such checkpoint or folder (looked in {Path.cwd()} and {ROOT})"
+        )
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    if "state_dict" not in checkpoint:
+        raise WeightsError(f"{path}: is no checkpoint of vedit, it has no 'state_dict'")
+    return checkpoint["state_dict"]
+
+
+def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {key[len(start) :]: value for key, value in state.items() if key.startswith(start)}
+
+
+class _Gathered(nn.Module):
+    """Stands for a part whose state was gathered from all ranks: it has that state, no more."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.gathered = state
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        return self.gathered
+
+
+def _few(keys: Sequence[str], count: int = 3) -> str:
+    more = f" and {len(keys) - count} more" if len(keys) > count else ""
+    return f"{', '.join(keys[:count])}{more}"
