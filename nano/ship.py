@@ -1,6 +1,6 @@
 """Write a pretrained nano run as the folders that ship: a diffusers transformer and injections.
 
-    python nano/ship.py runs/pretrain --output nano
+python nano/ship.py runs/pretrain --output nano
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vedit.system import read_trained
+from vedit.finetune.trained import read_trained
 
 PARTS = {
     "model.backbone.": "",

@@ -11,7 +11,7 @@ from vedit.cli.extends import compose
 from vedit.codecs.wan_vae import WanVAE
 from vedit.data.clips import clip_spans
 from vedit.engine.build import to_signed
-from vedit.system import read_trained
+from vedit.finetune.trained import read_trained
 from vedit.video import read_video
 
 ROOT = Path(__file__).parents[1]

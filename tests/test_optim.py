@@ -1,5 +1,7 @@
 """The hybrid optimizer is Muon on matrices, AdamW elsewhere, and resumes exactly."""
 
+import copy
+
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LinearLR
@@ -54,7 +56,7 @@ def test_resuming_continues_exactly() -> None:
     resumed = network(seed=1)
     resumed.load_state_dict(straight.state_dict())
     second = MuonAdamW(resumed.parameters())
-    second.load_state_dict(optimizer.state_dict())
+    second.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # as a file would
     train(straight, optimizer, 3, 6)
     train(resumed, second, 3, 6)
     for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):

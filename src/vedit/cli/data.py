@@ -71,7 +71,7 @@ def _add_config(parser: argparse.ArgumentParser, required: bool) -> None:
 
 
 def _overrides(args: argparse.Namespace) -> list[tuple[str, object]]:
-    from vedit.cli.extends import parse_value
+    from vedit.cli.yaml_file import parse_value
 
     pairs = []
     for text in args.set:
