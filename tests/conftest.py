@@ -15,8 +15,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import settings
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+# The same examples in every run, and no time limit: a busy machine is no failure.
+settings.register_profile("vedit", deadline=None, derandomize=True)
+settings.load_profile("vedit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,11 +14,21 @@ import torch
 from vedit.cli import main
 from vedit.video import write_video
 
+# A user sees the warnings of a short run; here only the outcome counts.
+pytestmark = pytest.mark.filterwarnings("default")
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAKE = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 # Long work is cut short; nothing else of a command is changed.
-SHORT = ["--trainer.max_steps", "1", "--trainer.callbacks", "[]"]
+SHORT = [
+    "--trainer.max_steps",
+    "1",
+    "--trainer.callbacks",
+    "[]",
+    "--trainer.log_every_n_steps",
+    "1",
+]
 
 
 def commands() -> list[str]:
@@ -55,7 +65,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workers = ["splits.train.workers=0"]
     overrides = [word for item in sizes + workers for word in ("--set", item)]
     assert main(["data", "build", "--config", data, *overrides]) in (0, None)
-    run = ["--trainer.max_steps", "1", "--data.batch_size", "2"]
+    run = ["--trainer.max_steps", "1", "--data.batch_size", "2", "--trainer.log_every_n_steps", "1"]
     assert main(["fit", "--config", "configs/experiments/quickstart.yaml", *run]) in (0, None)
     patch.undo()
     return place
@@ -76,6 +86,8 @@ def test_command_runs(
         assert shutil.which(program, path=str(ROOT / ".venv" / "bin")), f"no program {program}"
         return
     short = [*SHORT, "--data.batch_size", "2"] if words[1] == "fit" else []
+    if short and "--name" not in words:
+        short += ["--name", "documented"]  # the workspace holds a run of the experiment's name
     assert main([*words[1:], *short]) in (0, None), capfd.readouterr().err
 
 
