@@ -15,7 +15,7 @@ from vedit.cli import main
 from vedit.video import write_video
 
 # A user sees the warnings of a short run; here only the outcome counts.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
