@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -266,3 +269,21 @@ def test_nothing_to_write_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no frames"):
         write_video(tmp_path / "a.mp4", [], 24)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_small_frames_give_equal_bytes_whatever_memory_held_before(tmp_path: Path) -> None:
+    """x264's macroblock tree would read memory that it never wrote."""
+    code = (
+        "import sys, torch; from vedit.video import write_video; "
+        "g = torch.Generator().manual_seed(0); "
+        "f = torch.nn.functional.interpolate(torch.rand(9, 3, 6, 8, generator=g), (32, 48), "
+        "mode='bicubic').clamp(0, 1); "
+        "write_video(sys.argv[1], (f * 255).byte().permute(0, 2, 3, 1).contiguous(), 24)"
+    )
+    written = []
+    for fill in ("0", "85", "170"):
+        path = tmp_path / f"{fill}.mp4"
+        environment = {**os.environ, "MALLOC_PERTURB_": fill}
+        subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=True)
+        written.append(path.read_bytes())
+    assert written[0] == written[1] == written[2]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vedit.cli.extends import Composed, compose
-from vedit.cli.signatures import find_misspelt
+from vedit.cli.signatures import find_misspelt, full_path, signature
 from vedit.cli.yaml_file import Tree
 from vedit.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from vedit.cli.schema import Checker
     from vedit.system import EditSystem
 
 KEYS = {
@@ -64,9 +66,12 @@ def check(composed: Composed, trainer: bool = True) -> Tree:
     Raises:
         ConfigError: at the first mistake.
     """
+    from vedit.cli.schema import Checker
+
+    check_parts(Checker(composed), composed.tree["model"], "model")
+
     from lightning.pytorch import Trainer
 
-    from vedit.cli.schema import Checker
     from vedit.data.module import EditData
     from vedit.system import EditSystem
 
@@ -87,6 +92,24 @@ def check(composed: Composed, trainer: bool = True) -> Tree:
         if key in checked:
             checker.value(hint, checked[key], key)
     return checked
+
+
+def check_parts(checker: Checker, tree: Any, key: str) -> None:
+    """Check the package's own classes one by one, before Lightning takes its seconds to import.
+
+    Raises:
+        ConfigError: at the first argument that a class does not take, or of the wrong type.
+    """
+    if not isinstance(tree, dict):
+        return
+    path, arguments = full_path(str(tree.get("class_path", ""))), tree.get("init_args")
+    module, _, name = path.rpartition(".")
+    if module.startswith("vedit.") and isinstance(arguments, dict):
+        found = getattr(import_module(module), name, None) if signature(path) else None
+        if isinstance(found, type):
+            checker.arguments(found, arguments, f"{key}.init_args", complete=False)
+    for name, value in tree.items():
+        check_parts(checker, value, f"{key}.{name}")
 
 
 def system(checked: Tree) -> EditSystem:

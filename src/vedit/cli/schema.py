@@ -46,7 +46,12 @@ class Checker:
         self.composed = composed
 
     def arguments(
-        self, target: Callable[..., Any], tree: Mapping[str, Any], key: str, late: int = 0
+        self,
+        target: Callable[..., Any],
+        tree: Mapping[str, Any],
+        key: str,
+        late: int = 0,
+        complete: bool = True,
     ) -> Tree:
         """Check `tree` as keyword arguments of `target`.
 
@@ -55,6 +60,7 @@ class Checker:
             tree: what the configuration gives it.
             key: dotted place of `tree`.
             late: how many leading positional arguments `target` is given by its caller.
+            complete: whether arguments without a default must be there.
 
         Returns:
             The arguments with full class paths.
@@ -82,7 +88,7 @@ class Checker:
         # What a parent needs may be filled in by the constructor that passes `**kwargs` on.
         own = inspect.signature(target).parameters
         missing = [n for n in missing if n in own]
-        if missing:
+        if missing and complete:
             self._fail(f"{key}.{missing[0]}".lstrip("."), f"missing; {name_of(target)} needs it")
         return checked
 
