@@ -6,7 +6,6 @@ import pytest
 
 from vedit.cli.data_config import Component, parse_data_config, read_data_config
 from vedit.data.clips import clip_spans
-from vedit.engine.experts import experts
 from vedit.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -112,7 +111,6 @@ def test_shipped_configs_keep_the_taught_edits_out_of_pretraining() -> None:
     chosen = {name for split in taught.splits for name in split.chosen}
     for split in pretrain.splits:
         assert not chosen & set(split.chosen)
-        assert chosen | set(split.chosen) == set(experts())
 
 
 def test_shipped_configs_build_only_from_splits_that_the_demo_clips_have(tmp_path: Path) -> None:
