@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import WanTransformer3DModel
+from fit_step import fit_step
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -209,7 +210,16 @@ def breakdown(pairs: int) -> None:
         print(f"  {kind:<20} {milliseconds:8.1f} ms  {milliseconds / total:6.1%}")
 
 
-SECTIONS: dict[str, Callable[[int], None]] = {"backbone": backbone, "breakdown": breakdown}
+def fit(pairs: int) -> None:
+    """A step of `vedit fit` against a bare PyTorch loop, same model and batch."""
+    fit_step(pairs, clock)
+
+
+SECTIONS: dict[str, Callable[[int], None]] = {
+    "backbone": backbone,
+    "breakdown": breakdown,
+    "fit": fit,
+}
 
 
 def chosen(names: list[str]) -> Iterator[tuple[str, Callable[[int], None]]]:
