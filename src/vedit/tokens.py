@@ -11,7 +11,7 @@ A sequence is built by three verbs, *add to* tokens, *append* tokens, *attend to
 then packed once into the flat tensors that transformer blocks read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -33,10 +33,13 @@ class Context:
         tokens: (B, L, D), already at the width of the backbone.
         valid: (B, L) bool, False where a token is padding that nobody may attend to; None if all
             tokens count.
+        streams: further contexts by name, such as "image", each for a key and value branch of its
+            own in cross-attention.
     """
 
     tokens: Tensor
     valid: Tensor | None = None
+    streams: Mapping[str, "Context"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ class BackboneSpec:
         cross_attention: whether its blocks attend to a context.
         blocks: number of transformer blocks.
         text_width: width of the text features that its pretrained text projection takes.
+        streams: names of the contexts, beyond the main one, that its blocks have branches for.
     """
 
     width: int
@@ -27,6 +28,7 @@ class BackboneSpec:
     cross_attention: bool
     blocks: int = 0
     text_width: int = 4096
+    streams: tuple[str, ...] = ()
 
 
 class Backbone(nn.Module, ABC):

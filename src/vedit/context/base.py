@@ -6,7 +6,28 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from vedit.backbones.base import BackboneSpec
+from vedit.errors import ConfigError
 from vedit.tokens import Context
+
+
+def check_streams(spec: BackboneSpec, streams: Sequence[str]) -> None:
+    """Refuse a context of several streams for blocks that cannot take them all.
+
+    Args:
+        spec: sizes of the backbone.
+        streams: names of the streams that an encoder emits beside the main one.
+
+    Raises:
+        ConfigError: if the blocks have no branch for one of them.
+    """
+    missing = [name for name in streams if name not in spec.streams]
+    if missing:
+        raise ConfigError(
+            f"model.backbone.init_args.block: has no branch for the context's stream "
+            f"'{missing[0]}' (it has {', '.join(spec.streams) or 'none besides the main one'}); "
+            "choose vedit.backbones.blocks.DualCrossBlock, or an encoder of one stream"
+        )
 
 
 class ContextEncoder(nn.Module, ABC):
@@ -21,12 +42,14 @@ class ContextEncoder(nn.Module, ABC):
         connector: maps features to the backbone's width (finetune key ``connector``).
         weights: folder or hub id of the tower's weights, None for random ones.
         reads_images: names of the images that `features` depends on, such as "source".
+        streams: names of the contexts it emits beside the main one (`Context.streams`).
     """
 
     tower: nn.Module
     connector: nn.Module
     weights: str | None
     reads_images: ClassVar[tuple[str, ...]] = ()
+    streams: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def features(
