@@ -18,7 +18,12 @@ from vedit.video import write_video
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
+]
 MAKE = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 # Long work is cut short; nothing else of a command is changed.
 SHORT = [
@@ -51,7 +56,7 @@ def moving_clip(frames: int = 12) -> Iterator[torch.Tensor]:
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository's shape with one tiny clip, built and trained on by its own commands."""
     place = tmp_path_factory.mktemp("workspace")
-    for name in ("configs", "nano"):
+    for name in ("configs", "examples", "nano"):
         (place / name).symlink_to(ROOT / name)
     clips = place / "data" / "demo"
     clips.mkdir(parents=True)
@@ -76,6 +81,7 @@ def test_command_runs(
     command: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(workspace)
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "my_strategy" / "src"))
     words = shlex.split(command)
     if words[0] == "make":
         targets = MAKE.findall((ROOT / "Makefile").read_text())

@@ -195,8 +195,8 @@ class EditData(LightningDataModule):
             return None
         system = self._system()
         encoder = getattr(system, "codec" if kind == "latents" else "context", None)
-        if kind == "features" and system is not None and encoder is None:
-            return None  # a model without instructions
+        if kind == "features" and system is not None and not _costs(encoder):
+            return None
         made_by = getattr(encoder, "fingerprint", lambda: None)()
         cache = CacheReader(folder, kind, made_by)
         status: CacheStatus = cache.status(read_index(folder).entries, reads)
@@ -218,6 +218,12 @@ class EditData(LightningDataModule):
             return 0, 1
         ranks = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
         return ranks["rank"], ranks["num_replicas"]
+
+
+def _costs(context: Any) -> bool:
+    """Whether features are worth storing: not those of a model without words, or of no weights."""
+    tower = getattr(context, "tower", None)
+    return context is not None and (tower is None or any(True for _ in tower.parameters()))
 
 
 def _listed(folders: str | Sequence[str] | None) -> list[str]:

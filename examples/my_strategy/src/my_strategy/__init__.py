@@ -1,0 +1,1 @@
+"""Three ideas of yours, next to vedit and not in it."""
