@@ -80,6 +80,7 @@ class LoRA(Finetune):
         inject_adapter_in_model(config, module, ADAPTER, low_cpu_mem_usage=on_meta)
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(_is_adapter(name))
+        _spare_casts(module)
         return module
 
     def saved(self, module: nn.Module) -> dict[str, Tensor]:
@@ -128,6 +129,20 @@ def merge(module: nn.Module) -> nn.Module:
     if hasattr(module, "peft_config"):
         del module.peft_config
     return module
+
+
+def _spare_casts(module: nn.Module) -> None:
+    """Let inputs through as they are where base and adapter have one dtype.
+
+    PEFT casts the input of an adapter to the adapter's dtype. Under autocast that is a copy to
+    float32 and one back, forward and backward: a fifth of a nano training step.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for layer in module.modules():
+        if isinstance(layer, LoraLayer):
+            dtypes = {p.dtype for p in layer.parameters() if p.is_floating_point()}
+            layer.cast_input_dtype_enabled = len(dtypes) > 1
 
 
 def _is_adapter(name: str) -> bool:
