@@ -93,7 +93,8 @@ def test_it_trains_one_step(
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_its_run_is_named_after_it(path: Path) -> None:
-    assert compose([path]).tree["name"] == path.stem
+    where = path.relative_to(CONFIGS / "experiments").with_suffix("")
+    assert compose([path]).tree["name"] == str(where)
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=name_of)

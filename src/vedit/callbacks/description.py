@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vedit.backbones.base import Backbone, BackboneSpec
 from vedit.backbones.flops import Training, forward_flops, step_flops
 from vedit.batch import Conditions
+from vedit.callbacks.parameters import PartRow, ffn_width, part_rows, published_parameters
 from vedit.errors import ConfigError
 from vedit.model import EditModel
 from vedit.tokens import Context, Grid, Segment, TokenSequence
@@ -38,15 +39,6 @@ class SegmentRow:
 
 
 @dataclass(frozen=True)
-class PartRow:
-    """Parameters of one part."""
-
-    name: str
-    trainable: int
-    frozen: int
-
-
-@dataclass(frozen=True)
 class Description:
     """A composed editor at one size of video.
 
@@ -56,6 +48,8 @@ class Description:
         segments: of the token sequence with every configured condition present.
         context_tokens: tokens to cross-attend to, None if the encoder decides by the sample.
         parts: parameters by part.
+        transformer: parameters of the pretrained transformer as published, text projection
+            included.
         forward_flops: of the backbone, one sample.
         step_flops: of a training step, one sample.
         attention_share: of the forward operations.
@@ -66,6 +60,7 @@ class Description:
     segments: tuple[SegmentRow, ...]
     context_tokens: int | None
     parts: tuple[PartRow, ...]
+    transformer: int
     forward_flops: float
     step_flops: float
     attention_share: float
@@ -80,15 +75,11 @@ class Description:
         return {**asdict(self), "tokens": self.tokens, "parameters": self.parameters()}
 
     def parameters(self) -> dict[str, int]:
-        """Parameters that train, that are frozen, and those of the transformer as published.
-
-        The published count of a transformer includes its text projection, here the connector.
-        """
-        of = {row.name: row.trainable + row.frozen for row in self.parts}
+        """Parameters that train, that are frozen, and those of the transformer as published."""
         return {
             "trainable": sum(row.trainable for row in self.parts),
             "frozen": sum(row.frozen for row in self.parts),
-            "transformer": of["model.backbone"] + of.get("context.connector", 0),
+            "transformer": self.transformer,
         }
 
     def text(self) -> str:
@@ -111,7 +102,8 @@ class Description:
                 [(r.name, f"{r.trainable:,}", f"{r.frozen:,}") for r in self.parts],
             ),
             f"{counts['trainable']:,} parameters train, {counts['frozen']:,} are frozen; "
-            f"transformer with its text projection {counts['transformer'] / 1e9:.3f} B",
+            f"the pretrained transformer with its text projection has "
+            f"{counts['transformer'] / 1e9:.3f} B",
             "",
             f"{_scaled(self.forward_flops)}FLOP forward, {_scaled(self.step_flops)}FLOP a training "
             f"step and sample; {self.attention_share:.0%} of the forward pass is attention",
@@ -157,6 +149,7 @@ def describe(system: Any, frames: int, height: int, width: int, references: int 
         segments=tuple(_segment_row(segment, sequence) for segment in sequence.segments),
         context_tokens=context_tokens if attends else None,
         parts=part_rows(system),
+        transformer=published_parameters(system.model.backbone),
         forward_flops=forward.total,
         step_flops=step_flops(forward, how_trained(system.model.backbone), recompute),
         attention_share=forward.attention / forward.total,
@@ -202,36 +195,10 @@ class _Twin(Backbone):
         raise NotImplementedError
 
 
-def part_rows(system: Any) -> tuple[PartRow, ...]:
-    """Trainable and frozen parameters of each part of a system."""
-    parts: dict[str, nn.Module] = {"model.backbone": system.model.backbone}
-    parts |= {f"model.injections.{n}": m for n, m in system.model.injections.items()}
-    if system.context is not None:
-        parts |= {"context.tower": system.context.tower}
-        parts |= {"context.connector": system.context.connector}
-    parts |= {"codec": system.codec}
-    return tuple(_part_row(name, module) for name, module in parts.items())
-
-
-def _part_row(name: str, module: nn.Module) -> PartRow:
-    counts = {True: 0, False: 0}
-    for parameter in module.parameters():
-        counts[parameter.requires_grad] += parameter.numel()
-    return PartRow(name, counts[True], counts[False])
-
-
 def how_trained(backbone: nn.Module) -> Training:
     """Whether weights, adapters or nothing of the backbone trains."""
     train = [parameter.requires_grad for parameter in backbone.parameters()]
     return "full" if all(train) else "lora" if any(train) else "frozen"
-
-
-def ffn_width(backbone: Backbone) -> int:
-    """Hidden width of the feed-forward layers: the wider side of their first matrix."""
-    for name, parameter in backbone.blocks[0].named_parameters():
-        if "ffn" in name and parameter.dim() == 2 and "lora" not in name:
-            return max(parameter.shape)
-    return 4 * backbone.spec.width
 
 
 def context_length(context: Any) -> int | None:
