@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from vedit.codecs.base import Codec
-from vedit.errors import ConfigError, nearest
+from vedit.codecs.wan_names import is_original, sizes_of, to_diffusers
+from vedit.errors import ConfigError, WeightsError, nearest
 from vedit.weights import (
     check_config,
     fingerprint_of,
@@ -31,7 +33,8 @@ class WanVAE(Codec):
     on the meta device does not touch the weights.
 
     Args:
-        weights: folder or hub id in diffusers' layout, None for random weights.
+        weights: folder or hub id in diffusers' layout, whose tensors may bear the names that Wan's
+            own code gives them; None for random weights.
         tiling: encode and decode large frames in overlapping tiles, with less memory; tiles are
             blended, so the result differs slightly.
         dtype: in which it computes; its weights and what it returns are float32.
@@ -51,7 +54,7 @@ class WanVAE(Codec):
         self._channels_last = False
         only_shape = torch.get_default_device().type == "meta"
         if config is None and weights is not None:
-            config = read_config(resolve_folder(weights))
+            config = _config_of(resolve_folder(weights))
         with torch.device("meta" if weights is not None else torch.get_default_device()):
             self.vae = _build(config or {})
         self.config: dict[str, Any] = dict(self.vae.config)
@@ -75,7 +78,10 @@ class WanVAE(Codec):
         folder = resolve_folder(self.weights)
         sizes = {name: value for name, value in self.config.items() if not name.startswith("_")}
         check_config(folder, sizes, "model.codec.init_args.config")
-        load_strictly(self.vae, tensors(folder), str(folder), dtype=torch.float32)
+        given = tensors(folder)
+        if is_original(given):
+            given = to_diffusers(given, self.config["num_res_blocks"])
+        load_strictly(self.vae, given, str(folder), dtype=torch.float32)
         self.requires_grad_(False)
 
     @torch.no_grad()
@@ -147,6 +153,18 @@ class WanVAE(Codec):
             for name in ("latents_mean", "latents_std")
         )
         return mean, 1.0 / std
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    config = read_config(folder)
+    if "base_dim" in config:
+        return config
+    given = tensors(folder)
+    if not is_original(given):
+        raise WeightsError(
+            f"{folder / 'config.json'}: no config of Wan's autoencoder: no 'base_dim'."
+        )
+    return sizes_of(config, {name: tuple(value.shape) for name, value in given.items()})
 
 
 def _build(config: Mapping[str, Any]) -> Any:
