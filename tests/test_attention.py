@@ -102,6 +102,24 @@ def test_segments_and_padding_together(kernel):
     torch.testing.assert_close(attention(q, k, v, layout, valid, kernel), expected)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("layout", [None, AttentionLayout(LENGTHS, SEES)], ids=["dense", "runs"])
+def test_a_query_without_any_key_gets_zero(kernel, layout):
+    q, k, v = (x.requires_grad_() for x in qkv())
+    valid = torch.ones(2, 12, dtype=torch.bool)
+    valid[1, 9 if layout else 0 :] = False  # nothing left of the last segment, or of the sample
+    out = attention(q, k, v, layout, valid, kernel)
+    may = valid[:, None] & (torch.tensor(True) if layout is None else dense_mask(layout))
+    heard = may.any(2).expand(2, 12)
+    expected = by_hand(q, k, v, may | ~heard[..., None])
+    torch.testing.assert_close(out[heard], expected[heard])
+    assert not heard.all()
+    assert not out[~heard].any()
+    out.sum().backward()
+    assert all(torch.isfinite(x.grad).all() for x in (q, k, v))
+    assert not q.grad[~heard].any()
+
+
 @pytest.mark.parametrize("name", ["auto", "sdpa", "xformers", "flash"])
 def test_a_cpu_always_gets_sdpa_and_is_told_why(name):
     kernel = choose_kernel("cpu", torch.float32, name)

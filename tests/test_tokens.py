@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -50,6 +52,13 @@ def test_packing_keeps_order_and_one_level_per_segment():
 def test_visibility_is_by_index_in_packed_order():
     sequence = start().append(segment("b", sees=("b", "target"))).append(segment("c", sees=("c",)))
     assert sequence.pack().layout.sees == ((0, 1, 2), (0, 1), (2,))
+
+
+def test_padding_of_one_segment_marks_it_alone():
+    assert start().append(segment("b")).pack().valid is None
+    padded = replace(segment("b"), valid=torch.tensor([[True] * 3, [True, False, False]]))
+    valid = start().append(padded).pack().valid
+    assert valid.tolist() == [[True] * 7, [True] * 5 + [False] * 2]
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ class Segment:
         sigma: (B,) noise level in [0, 1]; 0 is clean.
         grid: the token grid, None for tokens without one.
         sees: names of the segments its queries may attend to; None means all.
+        valid: (B, N) bool, False where a token is padding that nobody may attend to; None if all
+            tokens count.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Segment:
     sigma: Tensor
     grid: Grid | None = None
     sees: tuple[str, ...] | None = None
+    valid: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,14 @@ class Packed:
         positions: (N, 3) int64.
         sigma: (B, G), one noise level per sample and segment.
         layout: lengths and visibility of the segments.
+        valid: (B, N) bool, False where a token is padding; None if no segment has any.
     """
 
     tokens: Tensor
     positions: Tensor
     sigma: Tensor
     layout: AttentionLayout
+    valid: Tensor | None = None
 
 
 def grid_positions(grid: Grid, device: torch.device | None = None, time_offset: int = 0) -> Tensor:
@@ -220,7 +225,17 @@ class TokenSequence:
             layout=AttentionLayout(
                 lengths=tuple(s.tokens.shape[1] for s in self.segments), sees=self._visibility()
             ),
+            valid=self._validity(),
         )
+
+    def _validity(self) -> Tensor | None:
+        if all(s.valid is None for s in self.segments):
+            return None
+        flags = [
+            s.tokens.new_ones(s.tokens.shape[:2], dtype=torch.bool) if s.valid is None else s.valid
+            for s in self.segments
+        ]
+        return torch.cat(flags, dim=1)
 
     def _visibility(self) -> tuple[tuple[int, ...], ...] | None:
         if all(s.sees is None for s in self.segments):

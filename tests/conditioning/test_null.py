@@ -21,11 +21,21 @@ def test_streams_are_stacked_along_the_batch():
     assert torch.equal(both.streams["image"].tokens, image)
 
 
-def test_a_stream_that_one_side_lacks_is_all_padding_there():
-    first = context(image=context(length=5))
-    both = twice(Conditions({"source": torch.zeros(2, 1)}, first), context(length=4)).context
+def test_a_stream_that_the_null_lacks_is_kept():
+    first, null = context(image=context(length=5)), context(length=4)
+    both = twice(Conditions({"source": torch.zeros(2, 1)}, first), null).context
     assert both.tokens.shape == (4, 4, 4)
     assert both.valid.sum(1).tolist() == [3, 3, 4, 4]
+    image = first.streams["image"].tokens
+    assert torch.equal(both.streams["image"].tokens, torch.cat([image, image]))
+    mixed = replace_rows(first, null, torch.tensor([False, True]))
+    assert torch.equal(mixed.streams["image"].tokens, image)
+    assert torch.equal(mixed.tokens[1, :4], null.tokens[1])
+
+
+def test_a_stream_that_one_side_lacks_is_all_padding_there():
+    first = context(image=context(length=5))
+    both = stacked(first, context(length=4))
     image = both.streams["image"]
     assert image.tokens.shape == (4, 5, 4)
     assert image.valid.sum(1).tolist() == [5, 5, 0, 0]

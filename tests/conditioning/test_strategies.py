@@ -1,15 +1,19 @@
 """Every strategy composes, trains and says clearly what does not fit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.wan import randomised, tiny
 
 from vedit.backbones.base import BackboneSpec
+from vedit.backbones.blocks import UnifiedBlock
 from vedit.batch import Conditions
 from vedit.conditioning.add import AddToTokens, ConcatChannels, SigmaScaledAdd
-from vedit.conditioning.append import AppendTokens, PrependFrames
+from vedit.conditioning.append import AppendContext, AppendTokens, PrependFrames
 from vedit.conditioning.cross import CrossAttend
 from vedit.conditioning.embed import PatchEmbed, SharedPatchEmbed
+from vedit.context.base import check_streams
 from vedit.errors import ConfigError
 from vedit.model import EditModel
 from vedit.tokens import Context
@@ -44,6 +48,14 @@ STRATEGIES = {
     "frame-first": {"reference": PrependFrames},
 }
 
+UNIFIED = {
+    "context": {},
+    "context-channels-and-frame": STRATEGIES["channels-and-frame"],
+    "context-seen-only": {
+        "instruction": lambda spec: AppendContext(spec, start=-20, sees=["instruction"])
+    },
+}
+
 
 def model_with(slots, **changes):
     return EditModel.build(lambda: tiny(**changes), {"instruction": CrossAttend, **slots})
@@ -66,6 +78,34 @@ def test_composes_and_every_parameter_learns(slots):
     out.square().sum().backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
+
+
+@pytest.mark.parametrize("slots", UNIFIED.values(), ids=UNIFIED)
+def test_one_self_attention_over_everything_learns_in_full(slots):
+    model = model_with({"instruction": AppendContext, **slots}, block=UnifiedBlock)
+    given = conditions(*(name for name in slots if name != "instruction"))
+    valid = torch.tensor([[True] * 5, [True] * 2 + [False] * 3])
+    given = Conditions(given.latents, Context(given.context.tokens.requires_grad_(), valid))
+    out = velocity(model, given)
+    assert out.shape == SHAPE
+    out.square().sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert torch.equal(given.context.tokens.grad.any(2), valid)
+
+
+@pytest.mark.parametrize(("start", "expected"), [(None, [-6, -2]), (7, [7, 11])])
+def test_the_instruction_lies_before_the_frames(start, expected):
+    model = EditModel.build(
+        lambda: tiny(block=UnifiedBlock),
+        {"instruction": lambda s: AppendContext(s, start=start), "reference": PrependFrames},
+    )
+    sequence = model.sequence(torch.randn(SHAPE), torch.rand(2), conditions("reference"))
+    instruction = sequence["instruction"]
+    assert instruction.positions[[0, -1], 0].tolist() == expected
+    assert not instruction.positions[:, 1:].any()
+    assert torch.equal(instruction.sigma, torch.zeros(2))
+    # What comes before the video comes before its frames, wherever the instruction lies.
+    assert sequence["reference"].positions[:, 0].unique().tolist() == [-3, -2, -1]
 
 
 @pytest.mark.parametrize(
@@ -153,6 +193,31 @@ def test_cross_attention_needs_blocks_that_have_it():
     spec = BackboneSpec(64, 4, (1, 2, 2), cross_attention=False)
     with pytest.raises(ConfigError, match="CrossAttend needs blocks with cross-attention"):
         CrossAttend(spec)
+    AppendContext(spec)
+    with pytest.raises(ConfigError, match="leaves the cross-attention .* choose .*UnifiedBlock"):
+        AppendContext(replace(spec, cross_attention=True))
+
+
+def test_a_wrong_pairing_of_block_and_slot_is_one_line_at_build():
+    with pytest.raises(ConfigError, match=r"^model\.instruction: CrossAttend needs .*$"):
+        model_with({}, block=UnifiedBlock)
+    with pytest.raises(ConfigError, match=r"^model\.instruction: AppendContext leaves .*$"):
+        model_with({"instruction": AppendContext})
+
+
+def test_streams_go_only_where_there_are_branches():
+    spec = BackboneSpec(64, 4, (1, 2, 2), cross_attention=True)
+    check_streams(replace(spec, streams=("image",)), ["image"])
+    message = r"block: has no branch for the context's stream 'image' .*blocks\.DualCrossBlock"
+    with pytest.raises(ConfigError, match=message):
+        check_streams(spec, ["image"])
+    two = Context(torch.zeros(2, 1, 64), streams={"image": Context(torch.zeros(2, 1, 64))})
+    sequence = EditModel.build(tiny, {}).sequence(torch.randn(SHAPE), torch.rand(2), Conditions())
+    with pytest.raises(ConfigError, match="instruction: the context has a stream 'image'"):
+        CrossAttend(spec)(sequence, two, "instruction")
+    append = AppendContext(replace(spec, cross_attention=False))
+    with pytest.raises(ConfigError, match="appends the main stream alone, .* also has image"):
+        append(sequence, two, "instruction")
 
 
 @pytest.mark.parametrize(("key", "value"), [("time", "afer"), ("noise", "claen")])

@@ -2,10 +2,15 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from vedit.errors import WeightsError
 from vedit.tokens import Grid, TokenSequence
+
+Half: TypeAlias = Literal["first", "second"]
+"""Which input channels of a wider convolution: its first C, or its last C."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,35 @@ class BackboneSpec:
     blocks: int = 0
     text_width: int = 4096
     streams: tuple[str, ...] = ()
+
+
+def input_half(weight: Tensor, channels: int, half: Half, where: str) -> Tensor:
+    """The input channels of one half of a convolution over concatenated latents.
+
+    A convolution over 2C channels is the sum of two over C channels: the first belongs to the noisy
+    latents, the second to the source (Lucy Edit's checkpoints: 96 channels = 48 + 48). Of a
+    convolution over more channels the first C or the last C are taken (Wan's image-to-video models:
+    36 = 16 noisy + 4 of a mask + 16 of the image).
+
+    Args:
+        weight: (D, C', pt, ph, pw) of the convolution.
+        channels: C of one kind of latents.
+        half: which of the two.
+        where: the folder, for messages.
+
+    Returns:
+        (D, C, pt, ph, pw).
+
+    Raises:
+        WeightsError: if the convolution takes fewer than 2C channels.
+    """
+    if weight.shape[1] < 2 * channels:
+        raise WeightsError(
+            f"{where}: patch_embedding.weight takes {weight.shape[1]} channels; to be split into "
+            f"halves of {channels} it needs at least {2 * channels}."
+        )
+    kept = weight[:, :channels] if half == "first" else weight[:, -channels:]
+    return kept.contiguous()
 
 
 class Backbone(nn.Module, ABC):

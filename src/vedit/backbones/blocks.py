@@ -48,6 +48,7 @@ class Surroundings:
         layout: lengths and visibility of the segments.
         context: what cross-attention attends to, None for nothing.
         kernel: the attention implementation.
+        valid: (B, N) bool, False where a token is padding; None if there is none.
     """
 
     modulation: Tensor
@@ -55,6 +56,7 @@ class Surroundings:
     layout: AttentionLayout
     context: Context | None
     kernel: Kernel
+    valid: Tensor | None = None
 
 
 class Block(nn.Module, ABC):
@@ -62,13 +64,23 @@ class Block(nn.Module, ABC):
 
     Attributes:
         cross_attention: whether it attends to a context.
+        streams: names of the contexts, beyond the main one, that it has branches for.
+        unused: beginnings of names inside a block that published weights have and it does not.
+        fresh: beginnings of names inside it that published weights may lack, all or none of them;
+            then `init_fresh` gives their values.
     """
 
     cross_attention: ClassVar[bool]
+    streams: tuple[str, ...] = ()
+    unused: ClassVar[tuple[str, ...]] = ()
+    fresh: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
         """Tokens (B, N, D) to tokens (B, N, D)."""
+
+    def init_fresh(self) -> None:
+        """Initialise what `fresh` names so that the block computes what it would without it."""
 
 
 class Attention(nn.Module):
@@ -107,16 +119,29 @@ class Attention(nn.Module):
         Returns:
             (B, N, D).
         """
-        seen = tokens if context is None else context.tokens
         q = self._split(self.norm_q(self.to_q(tokens)))
-        k = self._split(self.norm_k(self.to_k(seen)))
-        v = self._split(self.to_v(seen))
-        if context is None:
-            q, k = rotate(q, around.rotation), rotate(k, around.rotation)
-            out = attention(q, k, v, around.layout, kernel=around.kernel)
-        else:
-            out = attention(q, k, v, valid=context.valid, kernel=around.kernel)
+        if context is not None:
+            return self.to_out[0](self.read(q, context, around).flatten(2))
+        k = self._split(self.norm_k(self.to_k(tokens)))
+        v = self._split(self.to_v(tokens))
+        q, k = rotate(q, around.rotation), rotate(k, around.rotation)
+        out = attention(q, k, v, around.layout, around.valid, around.kernel)
         return self.to_out[0](out.flatten(2))
+
+    def read(self, q: Tensor, context: Context, around: Surroundings) -> Tensor:
+        """Attend to a context.
+
+        Args:
+            q: (B, N, heads, head width).
+            context: tokens (B, L, D).
+            around: the kernel.
+
+        Returns:
+            (B, N, heads, head width), before the output projection.
+        """
+        k = self._split(self.norm_k(self.to_k(context.tokens)))
+        v = self._split(self.to_v(context.tokens))
+        return attention(q, k, v, valid=context.valid, kernel=around.kernel)
 
 
 class _GELUProjection(nn.Module):
@@ -140,6 +165,11 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) to (B, N, D)."""
         return self.net[2](self.net[0](x))
+
+
+def _rows(table: Tensor, around: Surroundings) -> tuple[Tensor, ...]:
+    """Shift, scale and gate of self-attention, then of the feed-forward, each (B, G, D)."""
+    return (table + at_least_float32(around.modulation)).unbind(2)
 
 
 class CrossBlock(Block):
@@ -168,12 +198,42 @@ class CrossBlock(Block):
     def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
         """Tokens (B, N, D) to tokens (B, N, D)."""
         x, lengths = tokens, around.layout.lengths
-        modulation = self.scale_shift_table + at_least_float32(around.modulation)
-        shift1, scale1, gate1, shift3, scale3, gate3 = modulation.unbind(2)
+        shift1, scale1, gate1, shift3, scale3, gate3 = _rows(self.scale_shift_table, around)
 
         h = modulated_norm(x, shift1, scale1, lengths, self.eps)
         x = add_gated(x, self.attn1(h, around), gate1, lengths)
         if around.context is not None:
             x = x + self.attn2(self.norm2(x), around, around.context)
+        h = modulated_norm(x, shift3, scale3, lengths, self.eps)
+        return add_gated(x, self.ffn(h), gate3, lengths)
+
+
+class UnifiedBlock(Block):
+    """Wan's block without cross-attention: one self-attention over everything in the sequence.
+
+    The context is a segment like the others (`AppendContext`), modulated as clean; MiVE, section
+    4.4, equation 7. Parameters bear the names of Wan's, whose `attn2` and `norm2` stay unused.
+
+    Args:
+        shape: sizes of the block; `cross_attn_norm` has no meaning here.
+    """
+
+    cross_attention: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = ("attn2.", "norm2.")
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        self.eps = shape.eps
+        self.attn1 = Attention(shape.width, shape.heads, shape.eps)
+        self.ffn = FeedForward(shape.width, shape.ffn_width)
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, shape.width) / shape.width**0.5)
+
+    def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
+        """Tokens (B, N, D) to tokens (B, N, D)."""
+        x, lengths = tokens, around.layout.lengths
+        shift1, scale1, gate1, shift3, scale3, gate3 = _rows(self.scale_shift_table, around)
+
+        h = modulated_norm(x, shift1, scale1, lengths, self.eps)
+        x = add_gated(x, self.attn1(h, around), gate1, lengths)
         h = modulated_norm(x, shift3, scale3, lengths, self.eps)
         return add_gated(x, self.ffn(h), gate3, lengths)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vedit.attention import Kernel, KernelName, choose_kernel
-from vedit.backbones.base import Backbone, BackboneSpec
+from vedit.backbones.base import Backbone, BackboneSpec, Half
 from vedit.backbones.blocks import Block, BlockShape, CrossBlock, Surroundings
 from vedit.backbones.modulation import modulated_norm
 from vedit.backbones.norm import at_least_float32
@@ -105,6 +105,8 @@ class WanDiT(Backbone):
         gradient_checkpointing: recompute each block in the backward pass instead of keeping its
             activations.
         attention: kernel to use; "auto" takes the best that is installed.
+        input_half: channels to take of the weights' input convolution where it is made for latents
+            concatenated along channels: "first" for the noisy ones; null takes it whole.
 
     Raises:
         ConfigError: if the heads cannot be rotated or a size is not positive.
@@ -127,6 +129,7 @@ class WanDiT(Backbone):
         block: Callable[[BlockShape], Block] = CrossBlock,
         gradient_checkpointing: bool = False,
         attention: KernelName = "auto",
+        input_half: Half | None = None,
     ) -> None:
         super().__init__()
         if attention_head_dim % 2 or attention_head_dim < 6:
@@ -144,6 +147,7 @@ class WanDiT(Backbone):
         self.weights = weights
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
+        self.input_half = input_half
         self.head_width = attention_head_dim
         self.eps = eps
         self.patch_embedding = nn.Conv3d(in_channels, width, kernel_size=patch, stride=patch)
@@ -158,6 +162,7 @@ class WanDiT(Backbone):
             cross_attention=bool(getattr(self.blocks[0], "cross_attention", False)),
             blocks=num_layers,
             text_width=text_dim,
+            streams=tuple(getattr(self.blocks[0], "streams", ())),
         )
 
     def embed(self, latents: Tensor) -> tuple[Tensor, Grid]:
@@ -212,6 +217,7 @@ class WanDiT(Backbone):
             layout=packed.layout,
             context=sequence.context,
             kernel=self.kernel(x.device, x.dtype),
+            valid=packed.valid,
         )
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -230,15 +236,18 @@ class WanDiT(Backbone):
         return self.proj_out(modulated_norm(x, shift, scale, (x.shape[1],), self.eps))
 
     def load_weights(self) -> None:
-        """Load `weights` strictly, leaving the text projection to the context encoder.
+        """Load `weights` strictly, leaving the projections of contexts to the context encoder.
 
-        They take torch's default dtype, float32 unless the trainer's precision says otherwise:
+        What the blocks have no use for is left out, what they have beyond the weights starts
+        without effect (`vedit.backbones.pretrained`); one line of the log counts both. They
+         take torch's default dtype, float32 unless the trainer's precision says otherwise:
         what is stored in half precision must not train in it.
 
         Raises:
             WeightsError: if a tensor is missing, unexpected or of another shape, or if the folder's
                 config disagrees on a size that no shape shows.
         """
+        from vedit.backbones.pretrained import fit, log, with_input_half
         from vedit.weights import check_config, load_strictly, resolve_folder, tensors
 
         if self.weights is None:
@@ -248,6 +257,9 @@ class WanDiT(Backbone):
             heads = self.spec.width // self.head_width
             sizes = {"num_attention_heads": heads, "attention_head_dim": self.head_width}
             check_config(folder, {**sizes, "eps": self.eps}, "model.backbone.init_args")
-        ignored = ("condition_embedder.text_embedder.",)
-        dtype = torch.get_default_dtype()
-        load_strictly(self, tensors(folder), where=str(folder), ignore=ignored, dtype=dtype)
+        ignored = ("condition_embedder.text_embedder.", "condition_embedder.image_embedder.")
+        own = {name: t for name, t in tensors(folder).items() if not name.startswith(ignored)}
+        channels, where = self.spec.latent_channels, str(folder)
+        fitted = fit(self.blocks, with_input_half(own, channels, self.input_half, where))
+        load_strictly(self, fitted.tensors, where=where, dtype=torch.get_default_dtype())
+        log.info(fitted.summary(where))

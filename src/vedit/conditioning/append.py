@@ -1,4 +1,4 @@
-"""Conditions that are appended as tokens of their own."""
+"""Conditions that are appended as tokens of their own: latents, and the instruction."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vedit.backbones.base import BackboneSpec
-from vedit.conditioning.base import Injection, latents_of
+from vedit.conditioning.base import Injection, context_of, latents_of
 from vedit.conditioning.embed import EmbedFactory, PatchEmbed, SharedPatchEmbed
 from vedit.errors import ConfigError, nearest
 from vedit.tokens import Context, Segment, TokenSequence, grid_positions
@@ -22,12 +22,16 @@ def time_start(sequence: TokenSequence, frames: int, time: Time) -> int:
     Args:
         sequence: what is there already.
         frames: latent frames to place.
-        time: "aligned" starts at 0, "after" behind the last index in the sequence, "before" ends
-            in front of the first.
+        time: "aligned" starts at 0, "after" behind the last index of the frames in the sequence,
+            "before" ends in front of the first; tokens without a grid, such as those of an
+            instruction, are no frames.
+
+    Returns:
+        The time index; may be negative.
     """
     if time == "aligned":
         return 0
-    times = torch.cat([segment.positions[:, 0] for segment in sequence.segments])
+    times = torch.cat([s.positions[:, 0] for s in sequence.segments if s.grid is not None])
     return int(times.max()) + 1 if time == "after" else int(times.min()) - frames
 
 
@@ -124,3 +128,70 @@ class PrependFrames(AppendTokens):
         offset: int = 0,
     ) -> None:
         super().__init__(spec, embed, time="before", noise="clean", sees=sees, offset=offset)
+
+
+class AppendContext(Injection):
+    """Append the encoded instruction to the sequence, as a segment named after its slot.
+
+    For blocks without cross-attention (`UnifiedBlock`): context and video meet in one
+    self-attention, and the context is modulated as clean at every step. MiVE, sections 4.2 and 4.4,
+    equation 7. The paper does not say where the context lies on the time axis; here token i of L
+    lies at time i - L - 1, row 0, column 0, before the video and one frame in front of it.
+
+    Args:
+        spec: sizes of the backbone.
+        start: time position of the first token; None is -L - 1.
+        sees: names of the segments that its tokens may attend to; None means all.
+
+    Raises:
+        ConfigError: if the backbone's blocks have cross-attention, which nothing would feed.
+    """
+
+    def __init__(
+        self, spec: BackboneSpec, start: int | None = None, sees: Sequence[str] | None = None
+    ) -> None:
+        super().__init__()
+        if spec.cross_attention:
+            raise ConfigError(
+                "AppendContext leaves the cross-attention of this backbone's `block` without a "
+                "context; choose vedit.backbones.blocks.UnifiedBlock as the `block`, or CrossAttend"
+            )
+        self.start = start
+        self.sees = None if sees is None else tuple(sees)
+
+    def forward(
+        self, sequence: TokenSequence, signal: Tensor | Context, name: str
+    ) -> TokenSequence:
+        """Append the context.
+
+        Args:
+            sequence: must hold the target.
+            signal: the encoded instruction, tokens (B, L, D); nobody attends to its padding.
+            name: of the slot, and of the new segment.
+
+        Returns:
+            The sequence with one more segment (B, L, D).
+
+        Raises:
+            TypeError: if the signal is not a context.
+            ConfigError: if the context has streams, for which one segment has no place.
+        """
+        context = context_of(signal, name)
+        if context.streams:
+            raise ConfigError(
+                f"{name}: AppendContext appends the main stream alone, but the context also has "
+                f"{', '.join(context.streams)}; choose an encoder of one stream"
+            )
+        length = context.tokens.shape[1]
+        start = -length - 1 if self.start is None else self.start
+        sigma = sequence["target"].sigma
+        return sequence.append(
+            Segment(
+                name=name,
+                tokens=context.tokens,
+                positions=grid_positions((length, 1, 1), context.tokens.device, start),
+                sigma=torch.zeros_like(sigma),
+                sees=self.sees,
+                valid=context.valid,
+            )
+        )

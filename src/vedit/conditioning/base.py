@@ -30,8 +30,33 @@ class Injection(nn.Module, ABC):
         """
 
 
+def context_of(signal: Tensor | Context, name: str) -> Context:
+    """The signal as an encoded instruction.
+
+    Args:
+        signal: what a slot is given.
+        name: of the slot.
+
+    Returns:
+        Tokens (B, L, D).
+
+    Raises:
+        TypeError: if it is latents.
+    """
+    if not isinstance(signal, Context):
+        raise TypeError(f"slot '{name}' attends to an encoded context but is given latents")
+    return signal
+
+
 def latents_of(signal: Tensor | Context, name: str) -> Tensor:
-    """The signal as latents (B, C, t, h, w).
+    """The signal as latents.
+
+    Args:
+        signal: what a slot is given.
+        name: of the slot.
+
+    Returns:
+        (B, C, t, h, w).
 
     Raises:
         TypeError: if it is the encoded instruction.

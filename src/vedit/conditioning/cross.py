@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from vedit.backbones.base import BackboneSpec
-from vedit.conditioning.base import Injection
+from vedit.conditioning.base import Injection, context_of
 from vedit.errors import ConfigError
 from vedit.tokens import Context, TokenSequence
 
@@ -12,7 +12,7 @@ class CrossAttend(Injection):
     """Route the encoded instruction to the cross-attention of the blocks.
 
     Wan's own way for text. The context comes at width D from its encoder, so there is nothing to
-    train here.
+    train here. Each stream of the context goes to the branch that the blocks have for it.
 
     Args:
         spec: sizes of the backbone.
@@ -26,8 +26,9 @@ class CrossAttend(Injection):
         if not spec.cross_attention:
             raise ConfigError(
                 "CrossAttend needs blocks with cross-attention, which this backbone's `block` does "
-                "not have; choose another injection, or CrossBlock as the `block`"
+                "not have; choose AppendContext instead, or CrossBlock as the `block`"
             )
+        self.streams = spec.streams
 
     def forward(
         self, sequence: TokenSequence, signal: Tensor | Context, name: str
@@ -36,7 +37,7 @@ class CrossAttend(Injection):
 
         Args:
             sequence: any.
-            signal: the encoded instruction, tokens (B, L, D).
+            signal: the encoded instruction, tokens (B, L, D), and its streams.
             name: of the slot.
 
         Returns:
@@ -44,7 +45,14 @@ class CrossAttend(Injection):
 
         Raises:
             TypeError: if the signal is not a context.
+            ConfigError: if the blocks have no branch for one of its streams.
         """
-        if not isinstance(signal, Context):
-            raise TypeError(f"slot '{name}' attends to an encoded context but is given latents")
-        return sequence.with_context(signal)
+        context = context_of(signal, name)
+        unknown = [stream for stream in context.streams if stream not in self.streams]
+        if unknown:
+            raise ConfigError(
+                f"{name}: the context has a stream '{unknown[0]}', for which the backbone's "
+                f"`block` has no branch (it has {', '.join(self.streams) or 'the main one alone'});"
+                " choose vedit.backbones.blocks.DualCrossBlock as the `block`"
+            )
+        return sequence.with_context(context)

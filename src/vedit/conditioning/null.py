@@ -21,10 +21,10 @@ def replace_rows(context: Context, null: Context, rows: Tensor) -> Context:
 
     Returns:
         Tokens (B, max(L, M), D); where lengths differ the shorter one is padded and marked so. Each
-        stream is treated likewise; a stream that only one of the two has is all padding in the
-        other.
+        stream is treated likewise; one that `null` lacks is kept as it is, one that only `null` has
+        is all padding in the context.
     """
-    context, null = aligned(context, null)
+    context, null = aligned(context, _with_streams_of(null, context))
     choose = rows.to(context.tokens.device)[:, None]
     tokens = torch.where(choose[..., None], null.tokens.to(context.tokens.dtype), context.tokens)
     valid = None
@@ -39,12 +39,15 @@ def twice(conditions: Conditions, null: Context) -> Conditions:
 
     Args:
         conditions: of B samples, with a context.
-        null: the context of the empty instruction for as many samples.
+        null: the context of the empty instruction for as many samples. A stream that it lacks,
+            such as images that an instruction speaks of, is the same in both halves, as the latents
+            are.
 
     Returns:
         Conditions of 2B samples, the given ones first.
     """
     assert conditions.context is not None
+    null = _with_streams_of(null, conditions.context)
     latents = {name: torch.cat([value, value]) for name, value in conditions.latents.items()}
     return Conditions(latents, stacked(conditions.context, null))
 
@@ -87,6 +90,11 @@ def aligned(first: Context, second: Context) -> tuple[Context, Context]:
         replace(first, streams={n: pair[0] for n, pair in pairs.items()}),
         replace(second, streams={n: pair[1] for n, pair in pairs.items()}),
     )
+
+
+def _with_streams_of(null: Context, context: Context) -> Context:
+    """The null context with the streams of `context` that it lacks."""
+    return replace(null, streams={**context.streams, **null.streams})
 
 
 def _stream(context: Context, other: Context, name: str) -> Context:
