@@ -17,6 +17,8 @@ from vedit.backbones.base import BackboneSpec
 from vedit.cli.data_config import Component, EncodeConfig, read_data_config
 from vedit.cli.extends import compose
 from vedit.data.cache import encode_shards
+from vedit.data.index import read_index
+from vedit.data.lock import check_free
 from vedit.errors import ConfigError, nearest
 from vedit.model import materialise
 from vedit.weights import read_config
@@ -89,8 +91,11 @@ def run_plan(chosen: Plan, progress: Callable[[str], None] = print) -> None:
     Raises:
         ConfigError: A class cannot be made.
         WeightsError: Its weights do not fit.
-        DataError: Shards are missing or damaged.
+        DataError: Shards are missing or damaged, or another process is writing there.
     """
+    for directory in chosen.directories:  # before anything is loaded
+        read_index(directory)
+        check_free(directory)
     device = chosen.encode.device or ("cuda" if torch.cuda.is_available() else "cpu")
     codec = _ready(chosen.codec, device)
     words = None

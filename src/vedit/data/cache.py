@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vedit.data.index import read_index
+from vedit.data.index import ShardIndex, read_index
+from vedit.data.lock import writing
 from vedit.data.media import decode_member
 from vedit.data.schema import MASK, MEMBERS, RECORD, REFERENCE
 from vedit.data.shards import Entry, ShardReader
@@ -89,9 +90,21 @@ def encode_shards(
         progress: Receives one line per shard.
 
     Raises:
-        DataError: The shards are not indexed, or damaged.
+        DataError: The shards are not indexed, or damaged, or another process is writing there.
     """
     index = read_index(directory)
+    with writing(directory, "vedit data encode"):
+        _encode_index(index, codec, context_encoder, batch_size, dtype, progress)
+
+
+def _encode_index(
+    index: ShardIndex,
+    codec: Encodes | None,
+    context_encoder: Reads | None,
+    batch_size: int,
+    dtype: torch.dtype,
+    progress: Callable[[str], None],
+) -> None:
     reader = ShardReader(index.directory)
     by_shard: dict[str, list[Entry]] = {}
     for entry in index.entries:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vedit.data.lock import writing
 from vedit.data.schema import SampleRecord
 from vedit.data.shards import Entry, Member, scan_shard
 from vedit.errors import DataError
@@ -60,12 +61,20 @@ def build_index(directory: str | Path, progress: Callable[[str], None] = print) 
     """Index the shards of a folder, checking every sample of those that are new or changed.
 
     Raises:
-        DataError: There are no shards, a shard is damaged, or a key occurs twice.
+        DataError: There are no shards, a shard is damaged, a key occurs twice, or another process
+            is writing there.
     """
     directory = Path(directory)
     shards = sorted(directory.glob("*.tar"))
     if not shards:
         raise DataError(f"{directory}: no .tar shards here.")
+    with writing(directory, "vedit data index"):
+        return _index_shards(directory, shards, progress)
+
+
+def _index_shards(
+    directory: Path, shards: Sequence[Path], progress: Callable[[str], None]
+) -> ShardIndex:
     known: dict[str, list[Entry]] = {}
     sizes: dict[str, int] = {}
     if (directory / INDEX_NAME).is_file():

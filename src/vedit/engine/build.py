@@ -10,11 +10,12 @@ import hashlib
 import io
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from torch import Generator, Tensor
 
 from vedit.data.clips import clip_spans
 from vedit.data.index import INDEX_NAME, ShardIndex, read_index, write_index
+from vedit.data.lock import check_free, writing
 from vedit.data.schema import SampleRecord
 from vedit.data.shards import Entry, Sample, scan_shard, shard_name, write_shard
 from vedit.data.shots import Shot, cut_shots
@@ -151,10 +153,21 @@ def build(config: BuildConfig, progress: Callable[[str], None] = print) -> Shard
         The index of all samples.
 
     Raises:
-        DataError: The clips hold no such windows, or the output holds shards of other settings.
+        DataError: The clips hold no such windows, the output holds shards of other settings, or
+            another process is writing there.
     """
     output = Path(config.output)
+    if output.is_dir():
+        check_free(output)  # choosing windows may take minutes
     windows = choose_windows(config)
+    output.mkdir(parents=True, exist_ok=True)
+    with writing(output, "vedit data build"):
+        return _build(config, windows, output, progress)
+
+
+def _build(
+    config: BuildConfig, windows: list[Window], output: Path, progress: Callable[[str], None]
+) -> ShardIndex:
     _claim(output, config, windows)
     total = len(windows) * config.samples_per_window
     count = -(-total // config.shard_size)
@@ -248,7 +261,6 @@ def _at(runs: list[tuple[Path, int, list[Shot]]], place: int) -> Window:
 
 def _claim(output: Path, config: BuildConfig, windows: list[Window]) -> None:
     """Refuse to mix shards of two configurations, or of other clips, in one folder."""
-    output.mkdir(parents=True, exist_ok=True)
     settings = {k: v for k, v in asdict(config).items() if k not in ("clips", "output", "workers")}
     places = [(w.clip.name, w.start, w.stride) for w in windows]
     settings["clips"] = hashlib.sha256(repr(places).encode()).hexdigest()[:16]
@@ -293,6 +305,15 @@ def _built(
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """Write nothing once the holder of the folder's lock is gone, even if it was killed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def build_shard(config: BuildConfig, windows: list[Window], number: int) -> list[Entry]:
