@@ -105,7 +105,8 @@ def test_segments_and_padding_together(kernel):
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("layout", [None, AttentionLayout(LENGTHS, SEES)], ids=["dense", "runs"])
 def test_a_query_without_any_key_gets_zero(kernel, layout):
-    q, k, v = (x.requires_grad_() for x in qkv())
+    learns = kernel.name != "flex"  # which has no backward pass on a CPU
+    q, k, v = (x.requires_grad_(learns) for x in qkv())
     valid = torch.ones(2, 12, dtype=torch.bool)
     valid[1, 9 if layout else 0 :] = False  # nothing left of the last segment, or of the sample
     out = attention(q, k, v, layout, valid, kernel)
@@ -115,6 +116,8 @@ def test_a_query_without_any_key_gets_zero(kernel, layout):
     torch.testing.assert_close(out[heard], expected[heard])
     assert not heard.all()
     assert not out[~heard].any()
+    if not learns:
+        return
     out.sum().backward()
     assert all(torch.isfinite(x.grad).all() for x in (q, k, v))
     assert not q.grad[~heard].any()
