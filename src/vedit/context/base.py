@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -48,8 +47,8 @@ class ContextEncoder(nn.Module, ABC):
     tower: nn.Module
     connector: nn.Module
     weights: str | None
-    reads_images: ClassVar[tuple[str, ...]] = ()
-    streams: ClassVar[tuple[str, ...]] = ()
+    reads_images: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
 
     @abstractmethod
     def features(
