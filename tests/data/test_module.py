@@ -86,6 +86,27 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(
     assert first.seen + rest.seen == whole.seen
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_turns_go_on_where_a_run_stopped(folder: Path, tmp_path: Path, workers: int) -> None:
+    """Two folders of different length in strict turns, stopped in the middle of a cycle."""
+    write_folder(tmp_path / "more", [sample(i, reference=True) for i in range(20, 23)])
+
+    def data() -> EditData:
+        folders, turns = [str(folder), str(tmp_path / "more")], {"video": 2, "reference": 1}
+        return EditData(folders, batch_size=1, seed=5, turns=turns, num_workers=workers)
+
+    whole, first, rest = Recorder(), Recorder(), Recorder()
+    trainer(tmp_path, max_steps=12, max_epochs=-1).fit(whole, data())
+    kinds = ["reference" if keys[0] >= "train-0000020" else "video" for keys in whole.seen]
+    assert kinds == ["video", "reference", "video"] * 4
+    before = trainer(tmp_path, max_steps=7, max_epochs=-1)
+    before.fit(first, data())
+    before.save_checkpoint(tmp_path / "step.ckpt", weights_only=False)
+    resumed = trainer(tmp_path, max_steps=12, max_epochs=-1)
+    resumed.fit(rest, data(), ckpt_path=tmp_path / "step.ckpt")
+    assert first.seen + rest.seen == whole.seen
+
+
 def test_short_epochs_go_on_through_the_data(folder: Path, tmp_path: Path) -> None:
     """With limit_train_batches the next epoch continues instead of repeating its start."""
     seen = Recorder()

@@ -12,8 +12,10 @@ from vedit.batch import EditBatch
 from vedit.data.cache import CacheReader, CacheStatus, Kind, images_read
 from vedit.data.dataset import BatchDataset, EditDataset
 from vedit.data.index import read_index
-from vedit.data.plan import BatchPlan, Draw, bucket_of
+from vedit.data.plan import BatchPlan, Draw, Plan, bucket_of
+from vedit.data.schema import SampleRecord
 from vedit.data.transforms import ReferenceTransform
+from vedit.data.turns import RoundRobin, chosen, seed_of_turn, split_by_turn
 from vedit.errors import ConfigError, DataError
 
 Use = Literal["auto", "always", "never"]
@@ -26,7 +28,7 @@ class PlanSampler(DistributedSampler[list[Draw]]):
     length is that of a whole epoch, as Lightning expects of a loader it resumes in the middle.
     """
 
-    def __init__(self, plan: BatchPlan, rank: int = 0, consumed: int = 0) -> None:
+    def __init__(self, plan: Plan, rank: int = 0, consumed: int = 0) -> None:
         self.plan, self.rank, self.consumed = plan, rank, consumed
         self.shuffle = plan.shuffle
 
@@ -59,6 +61,8 @@ class EditData(LightningDataModule):
         wording: "random" draws one of an instruction's wordings in training, "first" does not.
         reference: What happens to reference images in training; None letterboxes them.
         drop_last: Leave out batches that are smaller than ``batch_size``.
+        turns: Strict turns between kinds of samples ("image", "video", "reference") or between the
+            folders of ``train``: how many batches of each make a cycle; None mixes them all.
         limit: Train on the first so many samples of each folder alone, to overfit on purpose.
         pin_memory: Copy batches to pinned memory, for a GPU.
     """
@@ -78,6 +82,7 @@ class EditData(LightningDataModule):
         drop_last: bool = False,
         pin_memory: bool = False,
         limit: int | None = None,
+        turns: dict[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.train, self.validation, self.test = (
@@ -88,7 +93,7 @@ class EditData(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.seed, self.pin_memory = num_workers, seed, pin_memory
         self.use_latents, self.wording, self.drop_last = latents, wording, drop_last
-        self.reference, self.limit = reference, limit
+        self.reference, self.limit, self.turns = reference, limit, turns
         self.consumed = 0
         """Global batches trained on so far: the whole state of the order of data."""
         self._sampler: PlanSampler | None = None
@@ -114,16 +119,25 @@ class EditData(LightningDataModule):
         datasets = [
             self._dataset(f, wording=self.wording, reference=self.reference) for f in self.train
         ]
-        plan = BatchPlan(
-            [[bucket_of(e.record) for e in d.entries[: self.limit]] for d in datasets],
-            list(self.train.values()),
-            self.batch_size,
-            self._ranks()[1],
-            self.seed,
-            drop_last=self.drop_last,
-        )
+        plan = self._plan([[e.record for e in d.entries[: self.limit]] for d in datasets])
         self._sampler = PlanSampler(plan, self._ranks()[0], self.consumed)
         return self._loader(datasets, self._sampler)
+
+    def _plan(self, records: Sequence[Sequence[SampleRecord]]) -> Plan:
+        """The order of training, by turns if there are any."""
+        weights, ranks = list(self.train.values()), self._ranks()[1]
+        buckets = [[bucket_of(record) for record in rows] for rows in records]
+        if self.turns is None:
+            size, last = self.batch_size, self.drop_last
+            return BatchPlan(buckets, weights, size, ranks, self.seed, drop_last=last)
+        plans = []
+        for key, rows in split_by_turn(records, list(self.train), self.turns).items():
+            own = [chosen(*pair) for pair in zip(buckets, rows, strict=True)]
+            seed = seed_of_turn(self.seed, key)
+            plans.append(
+                BatchPlan(own, weights, self.batch_size, ranks, seed, drop_last=self.drop_last)
+            )
+        return RoundRobin(plans, list(self.turns.values()))
 
     def val_dataloader(self) -> DataLoader[EditBatch] | list[Any]:
         """The validation samples in order."""

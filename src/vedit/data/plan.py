@@ -8,6 +8,7 @@ integer, the global batches consumed, says where to resume.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,34 @@ def bucket_of(record: SampleRecord) -> Hashable:
     return (record.task, *shape, record.has_mask, record.has_reference)
 
 
-class BatchPlan:
+class Plan(ABC):
+    """An endless order of global batches, cut into epochs of one length.
+
+    Attributes:
+        batches_per_epoch: global batches of an epoch.
+        ranks: processes that share a global batch.
+        shuffle: whether the order is random.
+    """
+
+    batches_per_epoch: int
+    ranks: int
+    shuffle: bool
+
+    @abstractmethod
+    def global_batches(self, consumed: int) -> Iterator[list[Draw]]:
+        """Yield the global batches from number ``consumed`` on, to the end of its epoch."""
+
+    def epoch(self, epoch: int) -> list[list[Draw]]:
+        """All global batches of an epoch, each of at most ``ranks * batch_size`` samples."""
+        return list(self.global_batches(epoch * self.batches_per_epoch))
+
+    def batches(self, consumed: int, rank: int = 0) -> Iterator[list[Draw]]:
+        """The batches of one rank from ``consumed`` global batches on, to the end of the epoch."""
+        for batch in self.global_batches(consumed):
+            yield batch[rank :: self.ranks]
+
+
+class BatchPlan(Plan):
     """Batches of a weighted mixture of datasets.
 
     In each epoch a sample of a dataset with weight w is shown floor(w) times and, with the
@@ -41,7 +69,8 @@ class BatchPlan:
     of the ranks, samples of the bucket are repeated, fewer than there are ranks.
 
     Args:
-        buckets: For each dataset the bucket of each sample, see `bucket_of`.
+        buckets: For each dataset the bucket of each sample, see `bucket_of`; None leaves a sample
+            out.
         weights: For each dataset its weight, > 0.
         batch_size: Samples on each rank.
         ranks: Processes that share a global batch.
@@ -55,7 +84,7 @@ class BatchPlan:
 
     def __init__(
         self,
-        buckets: Sequence[Sequence[Hashable]],
+        buckets: Sequence[Sequence[Hashable | None]],
         weights: Sequence[float],
         batch_size: int,
         ranks: int = 1,
@@ -91,11 +120,10 @@ class BatchPlan:
             return batches
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def batches(self, consumed: int, rank: int = 0) -> Iterator[list[Draw]]:
-        """The batches of one rank from ``consumed`` global batches on, to the end of the epoch."""
+    def global_batches(self, consumed: int) -> Iterator[list[Draw]]:
+        """Yield the global batches from number ``consumed`` on, to the end of its epoch."""
         epoch, first = divmod(consumed, self.batches_per_epoch)
-        for batch in self.epoch(epoch)[first:]:
-            yield batch[rank :: self.ranks]
+        yield from self.epoch(epoch)[first:]
 
     def _size(self, parts: list[tuple[int, np.ndarray]]) -> int:
         """Samples that a bucket shows in every epoch."""
@@ -132,10 +160,13 @@ def _times(weight: float, samples: int) -> int:
     return round(weight * samples)
 
 
-def _by_bucket(buckets: Sequence[Sequence[Hashable]]) -> list[list[tuple[int, np.ndarray]]]:
+def _by_bucket(
+    buckets: Sequence[Sequence[Hashable | None]],
+) -> list[list[tuple[int, np.ndarray]]]:
     """For each bucket, in order of appearance, the samples of each dataset in it."""
     found: dict[Hashable, dict[int, list[int]]] = {}
     for dataset, names in enumerate(buckets):
         for sample, name in enumerate(names):
-            found.setdefault(name, {}).setdefault(dataset, []).append(sample)
+            if name is not None:
+                found.setdefault(name, {}).setdefault(dataset, []).append(sample)
     return [[(d, np.asarray(s)) for d, s in parts.items()] for parts in found.values()]
