@@ -1,4 +1,4 @@
-"""Transformer blocks and the modulation they share.
+"""Transformer blocks, chosen by `model.backbone.init_args.block`.
 
 Parameters bear the names that diffusers' Wan blocks give them, so that pretrained weights load
 without a conversion table and adapters trained here load there.
@@ -10,13 +10,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from vedit.attention import Kernel, attention
+from vedit.backbones.layers import Attention, DualAttention, FeedForward, Surroundings
 from vedit.backbones.modulation import add_gated, modulated_norm
-from vedit.backbones.norm import LayerNorm, RMSNorm, at_least_float32
-from vedit.backbones.rope import rotate
-from vedit.tokens import AttentionLayout, Context
+from vedit.backbones.norm import LayerNorm, at_least_float32
 
 
 @dataclass(frozen=True)
@@ -36,27 +33,6 @@ class BlockShape:
     ffn_width: int
     cross_attn_norm: bool = True
     eps: float = 1e-6
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What every block of one forward pass reads besides the tokens.
-
-    Attributes:
-        modulation: (B, G, 6, D), one row per sample and segment.
-        rotation: (N, head width / 2) complex, from `vedit.backbones.rope.rotation`.
-        layout: lengths and visibility of the segments.
-        context: what cross-attention attends to, None for nothing.
-        kernel: the attention implementation.
-        valid: (B, N) bool, False where a token is padding; None if there is none.
-    """
-
-    modulation: Tensor
-    rotation: Tensor
-    layout: AttentionLayout
-    context: Context | None
-    kernel: Kernel
-    valid: Tensor | None = None
 
 
 class Block(nn.Module, ABC):
@@ -81,90 +57,6 @@ class Block(nn.Module, ABC):
 
     def init_fresh(self) -> None:
         """Initialise what `fresh` names so that the block computes what it would without it."""
-
-
-class Attention(nn.Module):
-    """Multi-head attention with RMS-normalised queries and keys (normalised across heads).
-
-    Args:
-        width: D.
-        heads: number of heads; must divide D.
-        eps: of the normalisation.
-    """
-
-    def __init__(self, width: int, heads: int, eps: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.to_q = nn.Linear(width, width)
-        self.to_k = nn.Linear(width, width)
-        self.to_v = nn.Linear(width, width)
-        # A list of one, because "to_out.0" is the name that weights and adapters use.
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
-        self.norm_q = RMSNorm(width, eps)
-        self.norm_k = RMSNorm(width, eps)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1))
-
-    def forward(
-        self, tokens: Tensor, around: Surroundings, context: Context | None = None
-    ) -> Tensor:
-        """Self-attention, or attention to `context` if one is given.
-
-        Args:
-            tokens: (B, N, D).
-            around: kernel, layout and rotation.
-            context: what to attend to; None is the tokens themselves.
-
-        Returns:
-            (B, N, D).
-        """
-        q = self._split(self.norm_q(self.to_q(tokens)))
-        if context is not None:
-            return self.to_out[0](self.read(q, context, around).flatten(2))
-        k = self._split(self.norm_k(self.to_k(tokens)))
-        v = self._split(self.to_v(tokens))
-        q, k = rotate(q, around.rotation), rotate(k, around.rotation)
-        out = attention(q, k, v, around.layout, around.valid, around.kernel)
-        return self.to_out[0](out.flatten(2))
-
-    def read(self, q: Tensor, context: Context, around: Surroundings) -> Tensor:
-        """Attend to a context.
-
-        Args:
-            q: (B, N, heads, head width).
-            context: tokens (B, L, D).
-            around: the kernel.
-
-        Returns:
-            (B, N, heads, head width), before the output projection.
-        """
-        k = self._split(self.norm_k(self.to_k(context.tokens)))
-        v = self._split(self.to_v(context.tokens))
-        return attention(q, k, v, valid=context.valid, kernel=around.kernel)
-
-
-class _GELUProjection(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(width, hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
-
-
-class FeedForward(nn.Module):
-    """Linear, GELU (tanh), Linear; named `net.0.proj` and `net.2`."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.net = nn.ModuleList(
-            [_GELUProjection(width, hidden), nn.Identity(), nn.Linear(hidden, width)]
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
-        return self.net[2](self.net[0](x))
 
 
 def _rows(table: Tensor, around: Surroundings) -> tuple[Tensor, ...]:
@@ -237,3 +129,33 @@ class UnifiedBlock(Block):
         x = add_gated(x, self.attn1(h, around), gate1, lengths)
         h = modulated_norm(x, shift3, scale3, lengths, self.eps)
         return add_gated(x, self.ffn(h), gate3, lengths)
+
+
+class DualCrossBlock(CrossBlock):
+    """Wan's block with a second branch in cross-attention, for a stream of the context.
+
+    Wan's image-to-video models read CLIP's image tokens so, beside the text (parameters bear the
+    names that diffusers gives those models with `added_kv_proj_dim`). MiVE compares with it in
+    section 6.3.1: text and image, or the first and the last layer of one encoder. Weights without
+    the branch, such as those of a text-to-video model, load too; the branch then starts without
+    effect.
+
+    Args:
+        shape: sizes of the block.
+        stream: name of the stream that the second branch reads.
+    """
+
+    fresh: ClassVar[tuple[str, ...]] = (
+        "attn2.add_k_proj.",
+        "attn2.add_v_proj.",
+        "attn2.norm_added_k.",
+    )
+
+    def __init__(self, shape: BlockShape, stream: str = "image") -> None:
+        super().__init__(shape)
+        self.streams = (stream,)
+        self.attn2: DualAttention = DualAttention(shape.width, shape.heads, shape.eps, stream)
+
+    def init_fresh(self) -> None:
+        """Give the second branch zero values."""
+        self.attn2.init_added()

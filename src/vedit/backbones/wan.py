@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from vedit.attention import Kernel, KernelName, choose_kernel
 from vedit.backbones.base import Backbone, BackboneSpec, Half
-from vedit.backbones.blocks import Block, BlockShape, CrossBlock, Surroundings
+from vedit.backbones.blocks import Block, BlockShape, CrossBlock
+from vedit.backbones.layers import Surroundings
 from vedit.backbones.modulation import modulated_norm
 from vedit.backbones.norm import at_least_float32
 from vedit.backbones.rope import rotation
