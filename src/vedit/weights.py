@@ -92,11 +92,13 @@ def _from_hub(repository: str, inside: str) -> Path:
     return Path(snapshot)
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, stems: Sequence[str] = STEMS) -> list[Path]:
     """The safetensors of a folder: one file, or the shards that its index names.
 
     Args:
         folder: the folder of a checkpoint.
+        stems: names without ending, the first that is there is taken; for folders that hold the
+            weights of several modules.
 
     Returns:
         Files that exist, in the order of their names.
@@ -104,7 +106,7 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         WeightsError: there are none, or a shard or the index is broken.
     """
-    for stem in STEMS:
+    for stem in stems:
         index = folder / f"{stem}.safetensors.index.json"
         if index.is_file():
             return _shards(index)
@@ -112,7 +114,7 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / f"{stem}.safetensors"]
     pickles = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt*")])
     hint = f"; {pickles[0]} must be saved again as safetensors (save_pretrained)" if pickles else ""
-    names = " or ".join(f"{stem}.safetensors" for stem in STEMS)
+    names = " or ".join(f"{stem}.safetensors" for stem in stems)
     raise WeightsError(f"{folder}: holds no weights, expected {names}{hint}.")
 
 
@@ -137,12 +139,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def tensors(folder: str | Path, prefix: str = "") -> dict[str, Tensor]:
+def tensors(
+    folder: str | Path, prefix: str = "", stems: Sequence[str] = STEMS
+) -> dict[str, Tensor]:
     """The tensors of a folder, mapped from disk: nothing is read before it is used.
 
     Args:
         folder: the folder of a checkpoint.
         prefix: keep the names that begin so, and take this off them.
+        stems: see `weight_files`.
 
     Returns:
         Name to tensor, on the CPU, in the dtype of the file.
@@ -153,7 +158,7 @@ def tensors(folder: str | Path, prefix: str = "") -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     found: dict[str, Tensor] = {}
-    for file in weight_files(Path(folder)):
+    for file in weight_files(Path(folder), stems):
         try:
             with safe_open(file, framework="pt", device="cpu") as opened:
                 names = [name for name in opened.keys() if name.startswith(prefix)]  # noqa: SIM118
@@ -276,7 +281,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def fingerprint_of(folder: str | Path) -> str:
+def fingerprint_of(folder: str | Path, stems: Sequence[str] = STEMS) -> str:
     """A short digest of a checkpoint, for caches of what it computed.
 
     Quick rather than complete: of each weight file it reads the name, the size, the safetensors
@@ -285,6 +290,7 @@ def fingerprint_of(folder: str | Path) -> str:
 
     Args:
         folder: the folder of a checkpoint.
+        stems: see `weight_files`.
 
     Returns:
         16 hexadecimal digits.
@@ -296,7 +302,7 @@ def fingerprint_of(folder: str | Path) -> str:
     digest = hashlib.sha256()
     if (folder / "config.json").is_file():
         digest.update((folder / "config.json").read_bytes())
-    for file in weight_files(folder):
+    for file in weight_files(folder, stems):
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}".encode())
         with file.open("rb") as opened:

@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,7 +19,8 @@ from torch import Tensor, nn
 
 from vedit.backbones.base import BackboneSpec
 from vedit.context.base import ContextEncoder
-from vedit.errors import ConfigError, WeightsError
+from vedit.context.tokenizer import load_tokenizer
+from vedit.errors import ConfigError
 from vedit.tokens import Context
 from vedit.weights import check_config, fingerprint_of, load_strictly, resolve_folder, tensors
 
@@ -251,7 +251,7 @@ class UMT5(ContextEncoder):
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
         if self._tokenizer is None:
-            self._tokenizer = _tokenizer_from(self.tokenizer)
+            self._tokenizer = load_tokenizer(self.tokenizer)
             size = len(self._tokenizer)
             if size > self.sizes["vocab_size"]:
                 raise ConfigError(
@@ -263,22 +263,3 @@ class UMT5(ContextEncoder):
 
 def _meta() -> torch.device:
     return torch.device("meta")
-
-
-def _tokenizer_from(path: str | None) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    if path is None:
-        raise ConfigError(
-            "model.context.init_args.tokenizer is null; give the folder that holds the encoder's "
-            "tokenizer.json, in a diffusers checkpoint the one named 'tokenizer'."
-        )
-    folder = resolve_folder(path)
-    names = ("tokenizer.json", "spiece.model")
-    if not any((Path(folder) / name).is_file() for name in names):
-        raise WeightsError(f"{folder}: holds no tokenizer, expected {' or '.join(names)}.")
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise WeightsError(f"{folder}: the tokenizer cannot be loaded ({reason}).") from error
