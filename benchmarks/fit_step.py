@@ -24,7 +24,8 @@ from vedit.batch import Conditions, EditBatch
 from vedit.cli import main as vedit
 from vedit.cli.experiment import check, read
 from vedit.cli.lightning_cli import EditCLI
-from vedit.engine.build import BuildConfig, build
+from vedit.engine.build import build
+from vedit.engine.build_config import BuildConfig
 from vedit.flow.path import interpolate, velocity
 from vedit.system import EditSystem
 from vedit.video import write_video

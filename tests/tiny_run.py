@@ -10,7 +10,8 @@ import yaml
 from tests.clips import moving, write_clip
 
 from vedit.cli import main
-from vedit.engine.build import BuildConfig, build
+from vedit.engine.build import build
+from vedit.engine.build_config import BuildConfig
 
 REPOSITORY = Path(__file__).parents[1]
 FRAMES, HEIGHT, WIDTH = 5, 32, 48

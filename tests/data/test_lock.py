@@ -107,8 +107,7 @@ def test_a_lock_ends_with_its_block_even_by_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), writing(tmp_path, "one"):
         raise RuntimeError
     with writing(tmp_path, "two"), pytest.raises(DataError, match="here \\(two, process"):
-        third = writing(tmp_path, "three")
-        third.__enter__()
+        writing(tmp_path, "three").__enter__()
 
 
 @pytest.mark.slow
@@ -118,9 +117,9 @@ def test_workers_leave_with_the_process_that_holds_the_lock(tmp_path: Path) -> N
         "import os, sys\n"
         "from multiprocessing import get_context\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "from vedit.engine.build import _one_thread\n"
+        "from vedit.engine.build import _start_worker\n"
         "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, get_context('spawn'), _one_thread)\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), _start_worker)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    pool.submit(__import__('time').sleep, 60).result()\n"
     )

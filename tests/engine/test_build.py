@@ -16,9 +16,11 @@ from vedit.data.media import decode_member
 from vedit.data.shards import ShardReader
 from vedit.data.shots import Shot, cut_shots
 from vedit.data.transforms import to_pixels
-from vedit.engine.build import BuildConfig, build, choose_windows
+from vedit.engine.build import build
+from vedit.engine.build_config import BuildConfig
 from vedit.engine.experts import expert, experts
 from vedit.engine.experts.apply import apply_edit, local_instruction
+from vedit.engine.source_windows import choose_windows
 from vedit.errors import ConfigError, DataError
 from vedit.video import write_video
 

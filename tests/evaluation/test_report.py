@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from tests.clips import moving
 
-from vedit.engine.build import to_pixels, to_signed
 from vedit.engine.experts import expert
+from vedit.engine.pixels import to_pixels, to_signed
 from vedit.evaluation.page import filmstrip
 from vedit.evaluation.parts import EditedSample, cases, clear, write_part
 from vedit.evaluation.report import RunFacts, side_by_side, write_report

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vedit.engine.build import to_pixels, to_signed
 from vedit.engine.experts import Expert
 from vedit.engine.experts.apply import apply_edit
+from vedit.engine.pixels import to_pixels, to_signed
 from vedit.errors import ConfigError
 from vedit.video import iter_frames, probe, write_video
 from vedit.video.region import iter_region

@@ -24,7 +24,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vedit.cli.extends import compose
-from vedit.engine.build import BuildConfig
+from vedit.engine.build_config import BuildConfig
 from vedit.errors import ConfigError, nearest
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from vedit.engine.experts import colour, frame, spatial, temporal
+from vedit.engine.experts import colour, frame, spatial, temporal, tone
 from vedit.engine.experts.base import Expert
 from vedit.errors import ConfigError, nearest
 
@@ -19,14 +19,14 @@ SHIPPED: tuple[type[Expert], ...] = (
     colour.NightVision,
     colour.Thermal,
     colour.Duotone,
-    colour.Brighten,
-    colour.Darken,
-    colour.IncreaseContrast,
+    tone.Brighten,
+    tone.Darken,
+    tone.IncreaseContrast,
     colour.Saturate,
-    colour.Haze,
-    colour.Posterise,
-    colour.Solarise,
-    colour.Threshold,
+    tone.Haze,
+    tone.Posterise,
+    tone.Solarise,
+    tone.Threshold,
     spatial.Mirror,
     spatial.FlipUpsideDown,
     spatial.Rotate180,
