@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from tests.data.samples import sample, write_folder
 from torch import Tensor
 
-from vedit.data.cache import CacheReader, encode_shards
+from vedit.data.cache import CacheReader
 from vedit.data.dataset import BatchDataset, EditDataset
+from vedit.data.encode import encode_shards
 from vedit.data.index import read_index
 from vedit.data.media import decode_member
 from vedit.data.plan import Draw

@@ -13,7 +13,7 @@ from tests.data.test_cache import Letters, Pooling
 from torch import Tensor
 
 from vedit.batch import EditBatch
-from vedit.data.cache import encode_shards
+from vedit.data.encode import encode_shards
 from vedit.data.module import EditData
 from vedit.errors import ConfigError, DataError
 

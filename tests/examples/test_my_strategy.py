@@ -182,7 +182,7 @@ def test_features_cached_for_another_encoder_do_not_stand_in_the_way(overlay: Pa
     """Hashing words costs nothing, so nothing is read from the cache, whatever made it."""
     from tests.data.test_cache import Letters
 
-    from vedit.data.cache import encode_shards
+    from vedit.data.encode import encode_shards
 
     encode_shards(overlay.parent / "shards", None, Letters(), progress=lambda line: None)
     assert main(["fit", "--config", str(EXPERIMENT), "--config", str(overlay)]) == 0

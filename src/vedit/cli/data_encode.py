@@ -16,7 +16,7 @@ import torch
 from vedit.backbones.base import BackboneSpec
 from vedit.cli.data_config import Component, EncodeConfig, read_data_config
 from vedit.cli.extends import compose
-from vedit.data.cache import encode_shards
+from vedit.data.encode import encode_shards
 from vedit.data.index import read_index
 from vedit.data.lock import check_free
 from vedit.errors import ConfigError, nearest

@@ -9,7 +9,8 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, DistributedSampler
 
 from vedit.batch import EditBatch
-from vedit.data.cache import CacheReader, CacheStatus, Kind, images_read
+from vedit.data.cache import CacheReader, CacheStatus
+from vedit.data.cache_keys import Kind, images_read
 from vedit.data.dataset import BatchDataset, EditDataset
 from vedit.data.index import read_index
 from vedit.data.plan import BatchPlan, Draw, Plan, bucket_of
