@@ -183,8 +183,9 @@ def read(
             (B, M, E) with M at least as many as the mask has.
         deep: the mask of picture tokens and what to add to them behind the first layers, each
             (B, M, E).
-        layers: what to return: k for the states behind k layers (0: the embeddings), the number of
-            layers or -1 for those behind the last norm.
+        layers: what to return, as transformers numbers hidden states: k for what leaves k layers,
+            before anything of `deep` is added to it (0: the embeddings), the number of layers or -1
+            for what leaves the last norm.
 
     Returns:
         (B, L, E) for each of `layers`.
@@ -251,19 +252,18 @@ def _leading(rows: Tensor, mask: Tensor) -> Tensor:
 
 @contextmanager
 def _caught(language: Any, wanted: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Keep what enters some layers, for one call."""
+    """Keep what leaves some layers, or the embeddings, for one call."""
     states: dict[int, Tensor] = {}
 
     def catch(number: int) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            states[number] = args[0] if args else kwargs["hidden_states"]
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            states[number] = output if isinstance(output, Tensor) else output[0]
 
         return hook
 
+    behind = [language.embed_tokens, *language.layers]
     inner = [n for n in wanted if n < len(language.layers)]
-    handles = [
-        language.layers[n].register_forward_pre_hook(catch(n), with_kwargs=True) for n in inner
-    ]
+    handles = [behind[n].register_forward_hook(catch(n)) for n in inner]
     try:
         yield states
     finally:
