@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from tests.tiny import built, make_batch, make_shards, make_system, shake
 from torch import Tensor
 
-from vedit.conditioning.add import AddToTokens
+from vedit.conditioning.add import AddToTokens, PooledMask
 from vedit.conditioning.append import AppendTokens
 from vedit.conditioning.cross import CrossAttend
 from vedit.conditioning.dropout import ConditionDropout
@@ -385,3 +385,19 @@ def test_shapes_alone_take_no_memory() -> None:
     system.build(meta=True)
     assert all(p.is_meta for p in system.parameters())
     assert isinstance(system.model.injections["instruction"], CrossAttend)
+
+
+def test_a_slot_may_read_the_pixels_of_its_condition():
+    system = shake(built(mask=PooledMask))
+    assert system.reads_pixels() == ("mask",)
+    batch, mask = make_batch(), torch.rand(2, 3, 5, 16, 24) * 2 - 1
+    masked = replace(batch, videos={**batch.videos, "mask": mask})
+    given = system.conditions(masked)
+    assert given["mask"] is mask
+    assert given["source"].shape[1] == 4
+    x_t, sigma = torch.randn_like(given["source"]), torch.tensor([0.3, 0.8])
+    assert not torch.allclose(system(x_t, sigma, given), system(x_t, sigma, given.without("mask")))
+    assert "mask" not in system.conditions(batch)
+    cached = replace(batch, latents={"mask": torch.zeros(2, 4, 2, 4, 6)})
+    with pytest.raises(DataError, match="key-0: model.mask reads pixels, .* only cached latents"):
+        system.conditions(cached)

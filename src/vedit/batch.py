@@ -70,7 +70,8 @@ class Conditions:
 
     Attributes:
         latents: condition name ("source", "mask", "reference", or an extra one) to
-            (B, C, t, h, w); references lie along t, one latent frame each.
+            (B, C, t, h, w), references along t, one latent frame each; or to pixels
+            (B, 3, F, H, W) for an injection that reads those.
         context: the encoded instruction, or None for a model without one.
     """
 

@@ -48,6 +48,13 @@ def materialise(factory: Callable[[], Module]) -> Module:
     return module
 
 
+def _load_inside(injection: nn.Module) -> None:
+    """Load the pretrained weights that parts of an injection name, such as its embedding."""
+    for part in injection.modules():
+        if getattr(part, "weights", None) is not None and hasattr(part, "load_weights"):
+            cast(Loadable, part).load_weights()
+
+
 class EditModel(nn.Module):
     """A backbone and its injections: the one root that is sharded.
 
@@ -86,6 +93,7 @@ class EditModel(nn.Module):
                 built[name] = factory(model.spec)
             except ConfigError as error:
                 raise ConfigError(f"model.{name}: {error}") from error
+            _load_inside(built[name])
         return cls(model, built)
 
     def sequence(self, x_t: Tensor, sigma: Tensor, conditions: Conditions) -> TokenSequence:

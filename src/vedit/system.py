@@ -24,7 +24,7 @@ from vedit.codecs.base import Codec
 from vedit.conditioning.base import Injection
 from vedit.conditioning.dropout import ConditionDropout
 from vedit.conditioning.null import replace_rows, twice
-from vedit.context.base import ContextEncoder
+from vedit.context.base import ContextEncoder, check_streams
 from vedit.errors import ConfigError, DataError
 from vedit.finetune.base import Finetune
 from vedit.finetune.plan import FinetunePlan
@@ -141,6 +141,7 @@ class EditSystem(LightningModule):
 
     def _check_fit(self, spec: BackboneSpec) -> None:
         assert self.codec is not None
+        check_streams(spec, getattr(self.context, "streams", ()))
         if self.codec.latent_channels != spec.latent_channels:
             raise ConfigError(
                 f"model.codec: makes {self.codec.latent_channels} latent channels, but "
@@ -227,7 +228,7 @@ class EditSystem(LightningModule):
         """Encode what the configured slots read and the cache does not hold."""
         latents = {}
         for name in self.make_injections:
-            if name != "instruction" and (found := self.latents(batch, name)) is not None:
+            if name != "instruction" and (found := self._signal(batch, name)) is not None:
                 latents[name] = found
         if "instruction" not in self.make_injections:
             return Conditions(latents)
@@ -236,6 +237,23 @@ class EditSystem(LightningModule):
             images["reference"] = batch.reference
         assert self.context is not None
         return Conditions(latents, self.context(batch.instruction, images, batch.features))
+
+    def reads_pixels(self) -> tuple[str, ...]:
+        """Slots whose injection is given the pixels of its condition instead of latents."""
+        assert self.model is not None, "configure_model() comes first"
+        slots = self.model.injections.items()
+        return tuple(name for name, injection in slots if injection.reads == "pixels")
+
+    def _signal(self, batch: EditBatch, name: str) -> Tensor | None:
+        """What the injection of a slot reads; None if the batch has no such condition."""
+        if name not in self.reads_pixels():
+            return self.latents(batch, name)
+        if name in batch.latents and name not in batch.videos:
+            raise DataError(
+                f"{batch.keys[0]}: model.{name} reads pixels, but the batch holds only cached "
+                f"latents of the {name}; set data.latents to never"
+            )
+        return batch.videos.get(name)
 
     def latents(self, batch: EditBatch, name: str) -> Tensor | None:
         """Latents (B, C, t, h, w) of one video or of the references; None if the batch has none."""

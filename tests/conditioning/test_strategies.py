@@ -9,10 +9,17 @@ from tests.wan import randomised, tiny
 from vedit.backbones.base import BackboneSpec
 from vedit.backbones.blocks import UnifiedBlock
 from vedit.batch import Conditions
-from vedit.conditioning.add import AddToTokens, ConcatChannels, SigmaScaledAdd
+from vedit.conditioning.add import (
+    AddToTokens,
+    ConcatChannels,
+    LearnedScaledAdd,
+    PooledMask,
+    SigmaScaledAdd,
+)
 from vedit.conditioning.append import AppendContext, AppendTokens, PrependFrames
 from vedit.conditioning.cross import CrossAttend
-from vedit.conditioning.embed import PatchEmbed, SharedPatchEmbed
+from vedit.conditioning.embed import PatchEmbed, PooledPixels, SharedPatchEmbed
+from vedit.conditioning.pooling import pool_to_grid
 from vedit.context.base import check_streams
 from vedit.errors import ConfigError
 from vedit.model import EditModel
@@ -25,9 +32,13 @@ LATENTS = {
     "reference": torch.randn(2, 4, 3, 4, 6),
 }
 
+PIXELS = torch.rand(2, 3, 5, 32, 48) * 2 - 1
+
 STRATEGIES = {
     "add": {"source": AddToTokens},
     "sigma-add": {"source": SigmaScaledAdd},
+    "learned-add": {"source": LearnedScaledAdd},
+    "shared-add": {"source": lambda spec: AddToTokens(spec, embed=SharedPatchEmbed)},
     "channels": {"source": ConcatChannels},
     "channels-and-frame": {
         "source": lambda spec: ConcatChannels(spec, widen=True),
@@ -45,7 +56,17 @@ STRATEGIES = {
         "mask": lambda spec: AddToTokens(spec, segment="source"),
         "reference": lambda spec: AppendTokens(spec, time="after"),
     },
+    "pooled-mask-on-source": {"source": AppendTokens, "mask": PooledMask},
+    "pooled-mask-on-target": {"mask": lambda spec: PooledMask(spec, segment="target")},
+    "mask-in-sequence": {"source": AppendTokens, "mask": AppendTokens},
+    "pooled-mask-in-sequence": {"mask": lambda spec: AppendTokens(spec, embed=PooledPixels)},
     "frame-first": {"reference": PrependFrames},
+    "references-first": {"reference": lambda spec: AppendTokens(spec, time="before")},
+    "everything": {
+        "source": LearnedScaledAdd,
+        "mask": lambda spec: PooledMask(spec, segment="target"),
+        "reference": lambda spec: AppendTokens(spec, time="after", noise="shared"),
+    },
 }
 
 UNIFIED = {
@@ -61,8 +82,11 @@ def model_with(slots, **changes):
     return EditModel.build(lambda: tiny(**changes), {"instruction": CrossAttend, **slots})
 
 
-def conditions(*names):
-    return Conditions({n: LATENTS[n] for n in names}, Context(torch.randn(2, 5, 64)))
+def conditions(*names, model=None):
+    """Latents of those names; pixels for the slots of a model that read them."""
+    reads = {} if model is None else {n: i.reads for n, i in model.injections.items()}
+    given = {n: PIXELS if reads.get(n) == "pixels" else LATENTS[n] for n in names}
+    return Conditions(given, Context(torch.randn(2, 5, 64)))
 
 
 def velocity(model, given, x=None, sigma=None):
@@ -73,7 +97,9 @@ def velocity(model, given, x=None, sigma=None):
 @pytest.mark.parametrize("slots", STRATEGIES.values(), ids=STRATEGIES)
 def test_composes_and_every_parameter_learns(slots):
     model = model_with(slots)
-    out = velocity(model, conditions(*slots))
+    if any(isinstance(part, LearnedScaledAdd) for part in model.injections.values()):
+        randomised(model.injections)  # a gain on nothing learns nothing
+    out = velocity(model, conditions(*slots, model=model))
     assert out.shape == SHAPE
     out.square().sum().backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -109,15 +135,14 @@ def test_the_instruction_lies_before_the_frames(start, expected):
 
 
 @pytest.mark.parametrize(
-    "slots",
-    [STRATEGIES[n] for n in ("add", "sigma-add", "channels")],
-    ids=["add", "sigma-add", "channels"],
+    "name", ["add", "sigma-add", "learned-add", "channels", "pooled-mask-on-target"]
 )
-def test_what_is_added_starts_as_the_pretrained_model(slots):
+def test_what_is_added_starts_as_the_pretrained_model(name):
+    slots = STRATEGIES[name]
     model = model_with(slots)
-    given, x = conditions("source"), torch.randn(SHAPE)
+    given, x = conditions(*slots, model=model), torch.randn(SHAPE)
     before = velocity(model, given, x)
-    assert torch.equal(before, velocity(model, given.without("source"), x))
+    assert torch.equal(before, velocity(model, given.without(*slots), x))
     randomised(model.injections)
     assert not torch.allclose(before, velocity(model, given, x))
 
@@ -142,6 +167,55 @@ def test_sigma_is_the_gain():
     embedded, _ = model.injections["source"].embed(LATENTS["source"], None)
     torch.testing.assert_close(with_it - bare, sigma[:, None, None] * embedded)
     assert torch.equal(with_it[0], bare[0])
+
+
+def test_the_learned_gain_starts_as_sigma_and_moves_away():
+    model = model_with({"source": LearnedScaledAdd})
+    injection, sigma = model.injections["source"], torch.tensor([0.0, 0.25])
+    assert torch.equal(injection.scale(sigma), sigma)
+    randomised(injection)
+    expected = sigma + injection.gain(sigma[:, None])[:, 0]
+    torch.testing.assert_close(injection.scale(sigma), expected)
+    assert injection.scale(sigma)[0] != 0
+    assert injection.bfloat16().scale(sigma).dtype == torch.float32
+
+
+def test_a_shared_embedding_has_no_parameters_and_learns_from_the_source():
+    model = model_with({"source": lambda spec: AppendTokens(spec, embed=SharedPatchEmbed)})
+    assert list(model.injections["source"].parameters()) == []
+    x, sigma, source = torch.randn(SHAPE), torch.rand(2), LATENTS["source"]
+    sequence = model.sequence(x, sigma, conditions("source"))
+    assert torch.equal(sequence["source"].tokens, model.backbone.embed(source)[0])
+    sequence["source"].tokens.sum().backward()
+    assert model.backbone.patch_embedding.weight.grad.any()
+
+
+def test_a_mask_is_averaged_over_what_each_latent_stands_for():
+    mask = torch.full((2, 3, 5, 32, 48), -1.0)
+    mask[:, :, 3:, :16, :24] = 1.0  # the last two of four frames, the upper left quarter
+    model = model_with({"mask": lambda spec: PooledMask(spec, segment="target")})
+    embedding = model.injections["mask"].embed
+    with torch.no_grad():
+        embedding.proj.weight.fill_(0.25)  # means of patches
+    sequence = model.sequence(torch.randn(SHAPE), torch.rand(2), Conditions())
+    tokens, grid = embedding(mask, sequence)
+    assert grid == (2, 2, 3)
+    # A quarter of 32 x 48 is 1 x 1.5 patches; half of the frames of the second latent.
+    expected = torch.full((2, 2, 3), -1.0)
+    expected[1, 0] = torch.tensor([0.0, -0.5, -1.0])
+    assert torch.equal(tokens[..., 0], expected.flatten().expand(2, -1))
+
+
+@pytest.mark.parametrize(("frames", "t"), [(6, 3), (5, 1), (2, 3)])
+def test_frames_that_latents_do_not_stand_for_are_refused(frames, t):
+    with pytest.raises(ValueError, match=f"{frames} frames do not divide among {t} latent"):
+        pool_to_grid(torch.ones(1, 1, frames, 4, 4), (t, 2, 2))
+
+
+@pytest.mark.parametrize(("frames", "t"), [(1, 1), (3, 3), (9, 3), (13, 7)])
+def test_ones_average_to_ones(frames, t):
+    pooled = pool_to_grid(torch.ones(1, 1, frames, 4, 4), (t, 2, 2))
+    assert torch.equal(pooled, torch.ones(1, 1, t, 2, 2))
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vedit.backbones.base import BackboneSpec
+from vedit.backbones.base import BackboneSpec, Half
 from vedit.conditioning.base import Injection, latents_of
-from vedit.conditioning.embed import EmbedFactory, PatchEmbed
+from vedit.conditioning.embed import EmbedFactory, PatchEmbed, PooledPixels
 from vedit.errors import ConfigError
 from vedit.tokens import Context, Grid, TokenSequence
 
@@ -30,6 +30,7 @@ class AddToTokens(Injection):
         super().__init__()
         self.segment = segment
         self.embed = embed(spec)
+        self.reads = self.embed.reads
 
     def scale(self, sigma: Tensor) -> Tensor:
         """The gain on the condition: the one hook to override.
@@ -80,12 +81,62 @@ class SigmaScaledAdd(AddToTokens):
     """`AddToTokens` with the noise level as the gain.
 
     Full strength on pure noise, nothing on the clean end. Kiwi-Edit adds its source so: the paper
-    speaks of a learned gain gamma(t), the published code uses sigma itself.
+    speaks of a learned gain gamma(t), the published code uses sigma itself; `LearnedScaledAdd` is
+    what the paper speaks of.
     """
 
     def scale(self, sigma: Tensor) -> Tensor:
         """(B,) to (B,): sigma."""
         return sigma
+
+
+class LearnedScaledAdd(AddToTokens):
+    """`AddToTokens` with a learned gain that starts as the noise level.
+
+    gain(sigma) = sigma + f(sigma), f a perceptron of one hidden layer that starts at zero. Kiwi-
+    Edit's paper adds its source with a learned gain gamma(t); its form is not given there, this one
+    is ours.
+
+    Args:
+        spec: sizes of the backbone.
+        segment: whose tokens to add to.
+        embed: makes the embedding of the condition.
+        hidden: width of the perceptron.
+    """
+
+    def __init__(
+        self,
+        spec: BackboneSpec,
+        segment: str = "target",
+        embed: EmbedFactory = PatchEmbed,
+        hidden: int = 16,
+    ) -> None:
+        super().__init__(spec, segment, embed)
+        self.gain = nn.Sequential(nn.Linear(1, hidden), nn.SiLU(), nn.Linear(hidden, 1))
+        nn.init.zeros_(self.gain[2].weight)
+        nn.init.zeros_(self.gain[2].bias)
+
+    def scale(self, sigma: Tensor) -> Tensor:
+        """(B,) to (B,): sigma plus what was learned."""
+        learned = self.gain(sigma[:, None].to(self.gain[0].weight.dtype))[:, 0]
+        return sigma + learned.to(sigma.dtype)
+
+
+class PooledMask(AddToTokens):
+    """Add a mask that is averaged down to the latent grid instead of encoded.
+
+    An alternative to EasyV2V's mask, which goes through the video autoencoder and a patch embedding
+    of its own (section 3): a mask is a low-frequency signal, for which averages over pixels and
+    frames may do, and no autoencoder has to run on it. The mask as a sequence of its own is
+    `AppendTokens`, with either embedding.
+
+    Args:
+        spec: sizes of the backbone.
+        segment: whose tokens to add to.
+    """
+
+    def __init__(self, spec: BackboneSpec, segment: str = "source") -> None:
+        super().__init__(spec, segment, PooledPixels)
 
 
 class ConcatChannels(AddToTokens):
@@ -102,6 +153,9 @@ class ConcatChannels(AddToTokens):
             (`SharedPatchEmbed`): such latents then fill both halves of the channels, as MiVE's
             reference frame, prepended to both branches, does.
         zero_init: start at zero, as a pretrained convolution widened with zeros.
+        weights: folder with a pretrained convolution, see `PatchEmbed`.
+        weights_slice: which of its input channels to take; "second" where it is the convolution of
+            a backbone over 2C channels, whose first half the backbone loads (`input_half`).
     """
 
     def __init__(
@@ -110,9 +164,11 @@ class ConcatChannels(AddToTokens):
         segment: str = "target",
         widen: bool = False,
         zero_init: bool = True,
+        weights: str | None = None,
+        weights_slice: Half | None = None,
     ) -> None:
         def bias_free(spec: BackboneSpec) -> PatchEmbed:
-            return PatchEmbed(spec, bias=False, zero_init=zero_init)
+            return PatchEmbed(spec, False, zero_init, weights, weights_slice)
 
         super().__init__(spec, segment, bias_free)
         self.widen = widen

@@ -71,6 +71,7 @@ class AppendTokens(Injection):
                     f"{key}: '{value}' is none of {', '.join(names)}.{nearest(value, names)}"
                 )
         self.embed = embed(spec)
+        self.reads = self.embed.reads
         self.time: Time = time
         self.noise: Noise = noise
         self.sees = None if sees is None else tuple(sees)

@@ -1,10 +1,14 @@
 """What an injection is."""
 
 from abc import ABC, abstractmethod
+from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
 from vedit.tokens import Context, TokenSequence
+
+Reads: TypeAlias = Literal["latents", "pixels"]
+"""What a condition is given as: latents (B, C, t, h, w), or pixels (B, 3, F, H, W) in [-1, 1]."""
 
 
 class Injection(nn.Module, ABC):
@@ -12,7 +16,12 @@ class Injection(nn.Module, ABC):
 
     A subclass takes the `BackboneSpec` as its first constructor argument, the rest comes from the
     configuration.
+
+    Attributes:
+        reads: whether it is given the latents of its condition or the pixels themselves.
     """
+
+    reads: Reads = "latents"
 
     @abstractmethod
     def forward(
@@ -22,7 +31,8 @@ class Injection(nn.Module, ABC):
 
         Args:
             sequence: what the earlier slots have made.
-            signal: latents (B, C, t, h, w), or the encoded instruction.
+            signal: latents (B, C, t, h, w), pixels (B, 3, F, H, W) if it `reads` them, or the
+                encoded instruction.
             name: of the slot, which names a new segment and appears in messages.
 
         Returns:

@@ -29,7 +29,7 @@ class EditDataset:
         latents: Cache to take latents from, as float32; what it serves is not decoded.
         features: Cache to take the instruction's features from.
         reads_images: Names of the images those features depend on.
-        pixels: Decode the videos even where latents are cached.
+        pixels: Decode the videos even where latents are cached; or the names of those to decode.
         reference: What happens to a reference image; a random one bypasses the cache.
         wording: "random" draws one of the wordings with each showing, "first" never does.
     """
@@ -40,7 +40,7 @@ class EditDataset:
         latents: CacheReader | None = None,
         features: CacheReader | None = None,
         reads_images: Sequence[str] = (),
-        pixels: bool = False,
+        pixels: bool | Sequence[str] = False,
         reference: ReferenceTransform | None = None,
         wording: Literal["random", "first"] = "first",
     ) -> None:
@@ -76,7 +76,7 @@ class EditDataset:
                 name = suffix.partition(".")[0]
                 if self.latents is not None:
                     latents[name] = self.latents.latents(entry, suffix).float()
-                if self.latents is None or self.pixels:
+                if self.latents is None or self._shows(name):
                     videos[name] = decode_member(self._reader, entry, suffix)
         if record.has_reference and self._reference_is_cached():
             assert self.latents is not None
@@ -100,12 +100,16 @@ class EditDataset:
         features = self.features.features(entry, text, self.reads_images)
         return {n: f.float() if f.is_floating_point() else f for n, f in features.items()}
 
+    def _shows(self, name: str) -> bool:
+        """Whether pixels are asked for beside cached latents."""
+        return self.pixels if isinstance(self.pixels, bool) else name in self.pixels
+
     def _reference_is_cached(self) -> bool:
         return self.latents is not None and not self.reference.random
 
     def _reference(self, entry: Entry, generator: Generator) -> Tensor | None:
         """The reference (1, 3, H, W), unless its latents stand for it."""
-        cached = self._reference_is_cached() and not self.pixels
+        cached = self._reference_is_cached() and not self._shows("reference")
         if not entry.record.has_reference or cached:
             return None
         clip = decode_member(self._reader, entry, REFERENCE, self.reference, generator)
