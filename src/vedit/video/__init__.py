@@ -1,8 +1,7 @@
 """Video files in and out: uint8 frames, exact frame counts, one-line errors."""
 
+from vedit.video.decode import NamedBytes, Source
 from vedit.video.read import (
-    NamedBytes,
-    Source,
     Video,
     VideoInfo,
     iter_frames,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from vedit.video.read import Source, opened, packets, probe
+from vedit.video.decode import Source, opened, packets
+from vedit.video.read import probe
 
 # Containers round time stamps (Matroska to milliseconds): this much of a frame is still regular.
 _REGULAR = Fraction(1, 10)

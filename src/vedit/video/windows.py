@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from vedit.errors import DataError
-from vedit.video.read import Source, ToRGB, decode, probe
+from vedit.video.decode import Source, decode
+from vedit.video.read import probe
+from vedit.video.rgb import ToRGB
 
 if TYPE_CHECKING:
     import av

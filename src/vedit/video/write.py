@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from vedit.errors import DataError
-from vedit.video.read import reason
+from vedit.video.decode import reason
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
