@@ -101,7 +101,7 @@ def test_frozen_and_adapted_parts_are_counted(
         (["--frames", "5"], "--frames, --height, --width: expected three whole numbers"),
         (["--frames", "5", "--height", "20", "--width", "24"], "multiples of 8 and 8"),
         ([], "--frames, --height, --width: missing, and data.train cannot tell"),
-        (["--checkpoint", "none.ckpt"], "--checkpoint: no such file: none.ckpt"),
+        (["--checkpoint", "none.ckpt"], "--checkpoint: no such file or folder: none.ckpt"),
     ],
 )
 def test_mistakes_are_named(

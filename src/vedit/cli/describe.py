@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vedit.cli.arguments import parse_arguments
+from vedit.cli.arguments import Arguments, parse_arguments
 from vedit.cli.experiment import check, read, system
 from vedit.cli.extends import Composed, Layer
 from vedit.errors import ConfigError, DataError
 
 USAGE = """\
-usage: vedit describe --config FILE [--checkpoint FILE] [--frames N --height N --width N]
-                      [--references N] [--json] [--KEY VALUE ...]
+usage: vedit describe --config FILE [--checkpoint PATH] [--frames N --height N --width N]
+                      [--references N] [--json | --print_config] [--KEY VALUE ...]
 
 Builds the configured system on the meta device, where shapes cost no memory, and shows the segments
 of its token sequence, its parameters and its floating-point operations.
 
-  --frames, --height, --width  size of the video; otherwise that of the first training sample
+  --frames, --height, --width  size of the video; otherwise that of the first training sample, or
+                               the one at which such a model was published
   --references N               reference images, if the configuration takes any (default 1)
-  --checkpoint FILE            take the configuration from a checkpoint, and check that it fits
+  --checkpoint PATH            take the configuration from a checkpoint or a run's folder, and check
+                               that it fits; or from the folder of a published model
   --json                       print JSON
+  --print_config               print the model part of the configuration and do no more
 """
 
 
@@ -37,33 +41,87 @@ def main(command: str, given: Sequence[str]) -> int:
         ConfigError: if the configuration or the size is wrong.
         WeightsError: if the checkpoint does not fit.
     """
-    arguments = parse_arguments(given, flags=("help", "json"))
+    arguments = parse_arguments(given, flags=("help", "json", "print_config"))
     if "help" in arguments.flags:
         print(USAGE, end="")
         return 0
     own = {"frames", "height", "width", "references", "checkpoint"}
     options = {key: value for key, value in arguments.overrides if key in own}
     overrides = [(key, value) for key, value in arguments.overrides if key not in own]
-    if "checkpoint" in options and not arguments.configs:
-        composed = _from_checkpoint(str(options["checkpoint"]))
-    else:
-        composed = read(arguments.configs, overrides)
-    checked = check(composed, trainer=False)
-    size = _size(options, checked.get("data") or {})
+    known = _known(arguments, options, overrides)
+    checked = check(known.composed, trainer=False)
+    if "print_config" in arguments.flags:
+        import yaml
+
+        print(yaml.safe_dump({"model": checked["model"]}, sort_keys=False), end="")
+        return 0
+    size = _size(options, checked.get("data") or {}, known.size)
 
     from vedit.callbacks.description import describe
 
     built = system(checked)
     built.build(meta=True)
-    if "checkpoint" in options:
-        _check_fit(built, str(options["checkpoint"]))
+    if known.checkpoint is not None:
+        _check_fit(built, known.checkpoint)
     description = describe(built, *size, references=int(options.get("references") or 1))
-    as_json = "json" in arguments.flags
-    print(json.dumps(description.as_dict(), indent=2) if as_json else description.text())
+    if "json" in arguments.flags:
+        print(json.dumps({**description.as_dict(), "notes": known.notes}, indent=2))
+    else:
+        print(description.text(), *known.notes, sep="\n")
     return 0
 
 
-def _size(options: dict[str, Any], data: dict[str, Any]) -> tuple[int, int, int]:
+@dataclass(frozen=True)
+class _Known:
+    """A configuration, and what else its origin tells.
+
+    Attributes:
+        composed: the configuration.
+        checkpoint: a file whose tensors must fit it.
+        size: frames, height and width to take if none is given.
+        notes: what is missing, a line each.
+    """
+
+    composed: Composed
+    checkpoint: str | None = None
+    size: tuple[int, int, int] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _known(
+    arguments: Arguments, options: Mapping[str, Any], overrides: list[tuple[str, Any]]
+) -> _Known:
+    if "checkpoint" not in options:
+        return _Known(read(arguments.configs, overrides))
+    path = str(options["checkpoint"])
+    if not arguments.configs and (found := _from_released(path)) is not None:
+        return found
+    if not Path(path).exists():
+        raise ConfigError(f"--checkpoint: no such file or folder: {path}")
+    from vedit.editor.checkpoint import find_checkpoint
+
+    path = str(find_checkpoint(path))
+    composed = read(arguments.configs, overrides) if arguments.configs else _from_checkpoint(path)
+    return _Known(composed, path)
+
+
+def _from_released(path: str) -> _Known | None:
+    from vedit.released import read_released
+
+    found = read_released(path)
+    if found is None:
+        return None
+    model, notes = dict(found.model), [f"no {k}: {v}" for k, v in found.absent.items()]
+    if "instruction" in model and "context" not in model:
+        del model["instruction"]
+        notes.append("described without the instruction")
+    tree = {"name": found.folder.name, "model": model}
+    return _Known(Composed(tree, (Layer(path, tree),)), None, found.size, tuple(notes))
+
+
+def _size(
+    options: dict[str, Any], data: dict[str, Any], usual: tuple[int, int, int] | None
+) -> tuple[int, int, int]:
     names = ("frames", "height", "width")
     given = [options.get(name) for name in names]
     whole = [value for value in given if isinstance(value, int) and value > 0]
@@ -71,6 +129,8 @@ def _size(options: dict[str, Any], data: dict[str, Any]) -> tuple[int, int, int]
         return whole[0], whole[1], whole[2]
     if any(value is not None for value in given):
         raise ConfigError("--frames, --height, --width: expected three whole numbers above 0")
+    if usual is not None:
+        return usual
     folders = (data.get("init_args") or data).get("train")
     first = next(iter([folders] if isinstance(folders, str) else folders or []), None)
     if first is None:
@@ -89,8 +149,6 @@ def _size(options: dict[str, Any], data: dict[str, Any]) -> tuple[int, int, int]
 def _load(path: str) -> dict[str, Any]:
     import torch
 
-    if not Path(path).is_file():
-        raise ConfigError(f"--checkpoint: no such file: {path}")
     loaded: dict[str, Any] = torch.load(path, map_location="meta", weights_only=True)
     return loaded
 

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         type=Path,
-        help="a run's folder, its checkpoints folder, or a .ckpt file",
+        help="a run's folder, a .ckpt file, or the folder of a published model",
     )
     parser.add_argument("--video", required=True, type=Path, help="the video to edit")
     parser.add_argument("--instruction", default="", help="what to do, in words")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vedit.errors import ConfigError, DataError, WeightsError
+from vedit.released import Released, read_released
 
 if TYPE_CHECKING:
     from vedit.system import EditSystem
@@ -67,14 +68,18 @@ def find_checkpoint(path: str | Path) -> Path:
         files = [f for f in files if f.is_file()]
         if files:
             return next((f for f in files if f.name == "last.ckpt"), files[-1])
-    raise WeightsError(f"{path}: holds no checkpoint; expected checkpoints/last.ckpt in it.")
+    raise WeightsError(
+        f"{path}: holds no checkpoint; expected checkpoints/last.ckpt in it, "
+        "or the parts of a published model (transformer/, vae/ and so on)."
+    )
 
 
 def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Trained:
     """Build the system a checkpoint was made by, and give it its weights.
 
     Args:
-        path: A run's folder, its ``checkpoints`` folder or a file.
+        path: A run's folder, its ``checkpoints`` folder, a file, or the folder of a published
+            model.
         device: Where the system goes.
 
     Returns:
@@ -84,6 +89,9 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
         WeightsError: There is no checkpoint, or it does not fit its own configuration.
         ConfigError: Its configuration names what this installation does not have.
     """
+    released = read_released(path)
+    if released is not None:
+        return load_released(released, device)
     path = find_checkpoint(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -93,13 +101,43 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     config = checkpoint.get("config")
     if not isinstance(config, Mapping) or "model" not in config:
         raise WeightsError(f"{path}: holds no configuration; it was not made by `vedit fit`.")
-    system = make_system(config["model"], str(path))
+    model = config["model"]
+    # A checkpoint starts from its own weights, not from those its training started from.
+    system = make_system({**(model.get("init_args") or model), "init_from": None}, str(path))
+    system.config = dict(config)
     system.configure_model()
     system.load_trained(checkpoint["state_dict"], str(path))
-    system.eval().requires_grad_(False)
-    system.to(device)
+    _ready(system, device)
     precision = str((config.get("trainer") or {}).get("precision") or "32-true")
     return Trained(path, system, _trained_size(checkpoint), precision)
+
+
+def load_released(released: Released, device: str | torch.device = "cpu") -> Trained:
+    """Build the system that a folder of published weights amounts to.
+
+    Args:
+        released: from `vedit.released.read_released`.
+        device: Where the system goes.
+
+    Returns:
+        The system, in evaluation mode. On a GPU it edits in bfloat16, as such models are published.
+
+    Raises:
+        WeightsError: A part without which no video can be edited is missing, or does not fit.
+        ConfigError: A part's config asks for what this installation does not have.
+    """
+    released.require_complete()
+    system = make_system(released.model, str(released.folder))
+    system.config = {"model": released.model}
+    system.configure_model()
+    _ready(system, device)
+    size = None if released.size is None else ClipSize(*released.size)
+    return Trained(released.folder, system, size, "bf16-mixed")
+
+
+def _ready(system: EditSystem, device: str | torch.device) -> None:
+    system.eval().requires_grad_(False)
+    system.to(device)
 
 
 def make_system(model: Mapping[str, Any], where: str) -> EditSystem:
@@ -120,12 +158,10 @@ def make_system(model: Mapping[str, Any], where: str) -> EditSystem:
 
     from vedit.system import EditSystem
 
-    # A checkpoint starts from its own weights, not from those its training started from.
-    arguments = {**(model.get("init_args") or model), "init_from": None}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(EditSystem, "model")
     try:
-        parsed = parser.parse_object({"model": arguments})
+        parsed = parser.parse_object({"model": dict(model)})
         return parser.instantiate(parsed).model
     except WrongArgument as error:
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error

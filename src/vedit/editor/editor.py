@@ -108,7 +108,8 @@ class Editor:
         """Load a checkpoint.
 
         Args:
-            path: A run's folder, its ``checkpoints`` folder or a ``.ckpt`` file.
+            path: A run's folder, its ``checkpoints`` folder, a ``.ckpt`` file, or the folder of a
+                published model.
             device: Where to edit; None takes a GPU if there is one.
 
         Returns:

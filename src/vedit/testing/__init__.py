@@ -1,0 +1,1 @@
+"""Checks against recorded results of other implementations."""
