@@ -1,46 +1,41 @@
-"""`EditSystem`: the parts of an editor, composed, trained and sampled from.
+"""`EditSystem`: an editor, trained and sampled from.
 
-Only the constructor knows the parts; which class plays each of them is the configuration's choice.
+`vedit.assembly` builds its parts, encodes with them, and restores what trains of them. Which class
+plays each part is the configuration's choice.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from vedit import __version__
+from vedit.assembly import Assembly
 from vedit.backbones.base import Backbone, BackboneSpec
 from vedit.batch import Conditions, EditBatch
 from vedit.codecs.base import Codec
 from vedit.conditioning.base import Injection
 from vedit.conditioning.dropout import ConditionDropout
 from vedit.conditioning.null import replace_rows, twice
-from vedit.context.base import ContextEncoder, check_streams
+from vedit.context.base import ContextEncoder
 from vedit.errors import ConfigError, DataError
-from vedit.finetune.base import Finetune
 from vedit.finetune.plan import FinetunePlan
-from vedit.finetune.trained import restore, start_from, trained_state
 from vedit.flow.draws import noise_of, seed_of
 from vedit.flow.guidance import guided
 from vedit.flow.noise_levels import NoiseLevels
 from vedit.flow.path import interpolate, velocity
 from vedit.flow.sampler import Sampler
 from vedit.flow.weighting import Weighting
-from vedit.model import EditModel, materialise
 
 VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-class EditSystem(LightningModule):
+class EditSystem(Assembly):
     """An editor: backbone, codec, context encoder, injections, and how they are trained.
 
     Args:
@@ -86,127 +81,13 @@ class EditSystem(LightningModule):
         init_from: str | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.make_backbone, self.make_codec, self.make_context = backbone, codec, context
         slots = {"instruction": instruction, "source": source, "mask": mask}
         slots |= {"reference": reference, **(extra or {})}
-        self.make_injections = {name: make for name, make in slots.items() if make is not None}
-        if "instruction" not in self.make_injections:
-            self.make_context = None  # nobody would read it
-        elif context is None:
-            raise ConfigError("model.instruction: needs model.context, which is null")
+        injections = {name: make for name, make in slots.items() if make is not None}
+        super().__init__(backbone, codec, context, injections, finetune, init_from)
         self.noise_levels, self.weighting, self.sampler = noise_levels, weighting, sampler
-        self.guidance, self.dropout, self.finetune = guidance, dropout, finetune
+        self.guidance, self.dropout, self.seed = guidance, dropout, seed
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
-        self.init_from, self.seed = init_from, seed
-        self.config: dict[str, Any] | None = None
-        """The resolved configuration, stored in every checkpoint."""
-        self.strict_loading = False  # a checkpoint holds what trains; on_load_checkpoint is strict
-        self.model: EditModel | None = None
-        self.codec: Codec | None = None
-        self.context: ContextEncoder | None = None
-
-    # --- building -----------------------------------------------------------------------------
-
-    def configure_model(self) -> None:
-        """Build the parts with their weights; Lightning calls it once the device is known."""
-        if self.model is None:
-            self.build()
-
-    def build(self, meta: bool = False) -> None:
-        """Build, load strictly, start from `init_from`, then apply the finetuning plan.
-
-        Args:
-            meta: shapes only: no memory, no weights, no `init_from`.
-
-        Raises:
-            WeightsError: if weights do not fit.
-            ConfigError: if two parts do not fit each other.
-        """
-        planned = _without_weights if meta else _unchanged
-        with torch.device("meta") if meta else nullcontext():
-            self.model = EditModel.build(planned(self.make_backbone), self.make_injections)
-            spec = self.model.backbone.spec
-            self.codec = materialise(planned(self.make_codec))
-            if self.make_context is not None:
-                self.context = materialise(planned(partial(self.make_context, spec)))
-            self._check_fit(spec)
-            self.codec.requires_grad_(False).eval()
-            init = None if meta else self.init_from
-            rest = {} if init is None else start_from(self._parts(), init)
-            for name, (part, finetune) in self._parts().items():
-                self._replace_part(name, finetune.apply(part))
-        if rest:
-            restore(self._parts(), rest, f"model.init_from: {init}", complete=False)
-
-    def _check_fit(self, spec: BackboneSpec) -> None:
-        assert self.codec is not None
-        check_streams(spec, getattr(self.context, "streams", ()))
-        if self.codec.latent_channels != spec.latent_channels:
-            raise ConfigError(
-                f"model.codec: makes {self.codec.latent_channels} latent channels, but "
-                f"model.backbone takes {spec.latent_channels}"
-            )
-
-    def _parts(self) -> dict[str, tuple[nn.Module, Finetune]]:
-        """The parts a finetuning plan speaks of, by the prefix of their keys."""
-        assert self.model is not None, "configure_model() comes first"
-        plan = self.finetune
-        parts = {
-            "model.backbone": (self.model.backbone, plan.backbone),
-            "model.injections": (self.model.injections, plan.injections),
-        }
-        if self.context is not None:
-            parts["context.tower"] = (self.context.tower, plan.tower)
-            parts["context.connector"] = (self.context.connector, plan.connector)
-        return parts
-
-    def _replace_part(self, name: str, part: nn.Module) -> None:
-        owner, _, attribute = name.rpartition(".")
-        setattr(self.get_submodule(owner), attribute, part)
-
-    # --- weights that train -------------------------------------------------------------------
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """What trains, and nothing else, by the keys of a checkpoint."""
-        return trained_state(self._parts())
-
-    def load_trained(self, state: Mapping[str, Tensor], where: str) -> None:
-        """Load what `trained_state` gave, strictly.
-
-        Args:
-            state: the tensors, by the same keys.
-            where: the file, for messages.
-
-        Raises:
-            WeightsError: if a key is missing or unexpected, or a shape differs.
-        """
-        restore(self._parts(), state, where)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what trains, and add the configuration and the version."""
-        checkpoint["state_dict"] = trained_state(self._parts(), checkpoint["state_dict"])
-        checkpoint["config"] = self.config
-        checkpoint["vedit_version"] = __version__
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load what trains, strictly.
-
-        Raises:
-            WeightsError: if the checkpoint holds anything else, or less.
-        """
-        self.load_trained(checkpoint["state_dict"], "ckpt_path")
-
-    def train(self, mode: bool = True) -> EditSystem:
-        """Switch to training; what is frozen stays in evaluation mode."""
-        super().train(mode)
-        for module in (self.codec, *(part for part, _ in self._parts_or_none())):
-            if module is not None and not any(p.requires_grad for p in module.parameters()):
-                module.eval()
-        return self
-
-    def _parts_or_none(self) -> list[tuple[nn.Module, Finetune]]:
-        return list(self._parts().values()) if self.model is not None else []
 
     def configure_optimizers(self) -> Any:
         """The configured optimizer over what trains, its schedule stepped at every step."""
@@ -223,51 +104,6 @@ class EditSystem(LightningModule):
         }
 
     # --- one batch ----------------------------------------------------------------------------
-
-    def conditions(self, batch: EditBatch) -> Conditions:
-        """Encode what the configured slots read and the cache does not hold."""
-        latents = {}
-        for name in self.make_injections:
-            if name != "instruction" and (found := self._signal(batch, name)) is not None:
-                latents[name] = found
-        if "instruction" not in self.make_injections:
-            return Conditions(latents)
-        images = {k: v for k, v in batch.videos.items() if k != "target"}
-        if batch.reference is not None:
-            images["reference"] = batch.reference
-        assert self.context is not None
-        return Conditions(latents, self.context(batch.instruction, images, batch.features))
-
-    def reads_pixels(self) -> tuple[str, ...]:
-        """Slots whose injection is given the pixels of its condition instead of latents."""
-        assert self.model is not None, "configure_model() comes first"
-        slots = self.model.injections.items()
-        return tuple(name for name, injection in slots if injection.reads == "pixels")
-
-    def _signal(self, batch: EditBatch, name: str) -> Tensor | None:
-        """What the injection of a slot reads; None if the batch has no such condition."""
-        if name not in self.reads_pixels():
-            return self.latents(batch, name)
-        if name in batch.latents and name not in batch.videos:
-            raise DataError(
-                f"{batch.keys[0]}: model.{name} reads pixels, but the batch holds only cached "
-                f"latents of the {name}; set data.latents to never"
-            )
-        return batch.videos.get(name)
-
-    def latents(self, batch: EditBatch, name: str) -> Tensor | None:
-        """Latents (B, C, t, h, w) of one video or of the references; None if the batch has none."""
-        if name in batch.latents:
-            return batch.latents[name].float()
-        assert self.codec is not None
-        if name == "reference" and batch.reference is not None:
-            samples, count = batch.reference.shape[:2]
-            frames = batch.reference.flatten(0, 1).unsqueeze(2)
-            encoded = self.codec.encode(frames)
-            return encoded.unflatten(0, (samples, count)).squeeze(3).transpose(1, 2).float()
-        if name in batch.videos:
-            return self.codec.encode(batch.videos[name]).float()
-        return None
 
     def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
         """Weighted flow-matching loss at one noise level per sample."""
@@ -428,19 +264,6 @@ class EditSystem(LightningModule):
         self, name: str, value: Tensor, batch: EditBatch, prog_bar: bool = False
     ) -> None:
         self.log(name, value, prog_bar=prog_bar, batch_size=len(batch), sync_dist=True)
-
-
-def _without_weights(factory: Callable[[], Any]) -> Callable[[], Any]:
-    def build() -> Any:
-        module = factory()
-        module.weights = None
-        return module
-
-    return build
-
-
-def _unchanged(factory: Callable[[], Any]) -> Callable[[], Any]:
-    return factory
 
 
 def _with_steps(sampler: Sampler, steps: int) -> Sampler:

@@ -95,7 +95,7 @@ def test_it_trains_saves_and_restores(overlay: Path) -> None:
     assert not any(key.endswith(("to_q.weight", "proj.weight")) for key in trained)
 
     fresh = build(EXPERIMENT, overlay)
-    backbone, bitfit = fresh._parts()["model.backbone"]
+    backbone, bitfit = fresh.parts()["model.backbone"]
     frozen = {n: p.clone() for n, p in backbone.named_parameters() if not p.requires_grad}
     fresh.load_trained(saved, str(path))
     for key, tensor in fresh.trained_state().items():
