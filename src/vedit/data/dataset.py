@@ -30,7 +30,7 @@ class EditDataset:
         features: Cache to take the instruction's features from.
         reads_images: Names of the images those features depend on.
         pixels: Decode the videos even where latents are cached; or the names of those to decode.
-        reference: What happens to a reference image; a random one bypasses the cache.
+        reference: What happens to a reference image; the cache serves only what it stored.
         wording: "random" draws one of the wordings with each showing, "first" never does.
     """
 
@@ -105,7 +105,7 @@ class EditDataset:
         return self.pixels if isinstance(self.pixels, bool) else name in self.pixels
 
     def _reference_is_cached(self) -> bool:
-        return self.latents is not None and not self.reference.random
+        return self.latents is not None and self.reference.stored
 
     def _reference(self, entry: Entry, generator: Generator) -> Tensor | None:
         """The reference (1, 3, H, W), unless its latents stand for it."""

@@ -60,7 +60,8 @@ class EditData(LightningDataModule):
         latents: "auto" uses cached latents and features where they are complete, "always" insists
             on the latents, "never" encodes on the fly.
         wording: "random" draws one of an instruction's wordings in training, "first" does not.
-        reference: What happens to reference images in training; None letterboxes them.
+        reference: What happens to reference images in training, and without its chance in
+            validation and tests; None letterboxes them.
         drop_last: Leave out batches that are smaller than ``batch_size``.
         turns: Strict turns between kinds of samples ("image", "video", "reference") or between the
             folders of ``train``: how many batches of each make a cycle; None mixes them all.
@@ -171,7 +172,8 @@ class EditData(LightningDataModule):
             self._sampler.consumed = self.consumed
 
     def _in_order(self, folders: Sequence[str], pixels: bool) -> DataLoader[EditBatch]:
-        datasets = [self._dataset(folder, pixels=pixels) for folder in folders]
+        still = None if self.reference is None else self.reference.still()
+        datasets = [self._dataset(f, pixels=pixels, reference=still) for f in folders]
         rank, ranks = self._ranks()
         plan = BatchPlan(
             [[bucket_of(e.record) for e in d.entries] for d in datasets],
