@@ -138,6 +138,22 @@ def test_weights_load_and_what_has_none_is_new(
     assert model.connector["image"].norm1.weight.grad is not None, "the part that is registered"
 
 
+def test_features_are_encoded_from_a_data_config() -> None:
+    from vedit.cli.data_config import Component
+    from vedit.cli.data_encode import factory
+
+    parts = {
+        "text": {"class_path": "vedit.context.umt5.UMT5", "init_args": TEXT},
+        "image": {"class_path": "vedit.context.clip.CLIPImages", "init_args": IMAGE},
+    }
+    make = factory(Component("vedit.context.decoupled.Decoupled", parts), "encode.context")
+    features = make(SPEC).features(WORDS, pictures())
+    assert sorted(features) == ["image.image", "text.text"]
+    parts["image"] = {**parts["image"], "init_args": {"image_sise": 28}}
+    with pytest.raises(ConfigError, match="encode.context.init_args.image.init_args.image_sise"):
+        factory(Component("vedit.context.decoupled.Decoupled", parts), "encode.context")
+
+
 def test_a_missing_folder_is_named(saved: tuple[UMT5, CLIPVisionModel, Path]) -> None:
     folder = saved[2]
     model = encoder({"weights": str(folder / "text_encoder")}, {"weights": str(folder / "image")})

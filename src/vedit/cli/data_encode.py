@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -25,6 +25,7 @@ from vedit.weights import read_config
 
 WAN_VAE = "vedit.codecs.wan_vae.WanVAE"
 UMT5 = "vedit.context.umt5.UMT5"
+STREAMS = ("image",)  # of a context, beside the main one, that blocks exist for
 UMT5_SIZES = ("d_model", "d_ff", "num_layers", "num_heads", "d_kv", "vocab_size")
 
 
@@ -100,8 +101,11 @@ def run_plan(chosen: Plan, progress: Callable[[str], None] = print) -> None:
     codec = _ready(chosen.codec, device)
     words = None
     if chosen.context is not None:
-        # Only features of the frozen part are cached: whatever follows may have any width.
-        spec = BackboneSpec(8, codec.latent_channels, (1, 2, 2), cross_attention=True)
+        # Only features of the frozen part are cached: whatever follows may have any width. Where
+        # there is a model's configuration, `_of_model` takes its backbone's sizes instead.
+        spec = BackboneSpec(
+            8, codec.latent_channels, (1, 2, 2), cross_attention=True, streams=STREAMS
+        )
         words = _ready(partial(chosen.context, spec), device)
     for directory in chosen.directories:
         encode_shards(
@@ -152,7 +156,12 @@ def _of_model(path: Path, overrides: Sequence[tuple[str, Any]], chosen: dict[str
     model = system(check(read([str(path)], overrides), trainer=False))
     # The record says how to encode; the encoders themselves come from the model.
     encode = EncodeConfig(Component("model.codec"), **chosen)
-    return Plan((), model.make_codec, model.make_context, encode)
+    make_context = model.make_context
+    if make_context is None:
+        return Plan((), model.make_codec, None, encode)
+    with torch.device("meta"):
+        spec = model.make_backbone().spec
+    return Plan((), model.make_codec, lambda _: make_context(spec), encode)
 
 
 def factory(component: Component, place: str) -> Callable[..., Any]:
@@ -176,7 +185,15 @@ def factory(component: Component, place: str) -> Callable[..., Any]:
                 f"{place}.init_args.{name}: {found.__name__} takes no such argument."
                 f"{nearest(name, parameters)}"
             )
-    return partial(found, **component.init_args)
+    given = component.init_args.items()
+    return partial(found, **{n: _part(v, f"{place}.init_args.{n}") for n, v in given})
+
+
+def _part(value: Any, place: str) -> Any:
+    """An argument; one with a class_path is a component that makes a part."""
+    if not (isinstance(value, Mapping) and "class_path" in value):
+        return value
+    return factory(Component(value["class_path"], dict(value.get("init_args") or {})), place)
 
 
 def _class(path: str, place: str) -> type:

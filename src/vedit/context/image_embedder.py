@@ -8,16 +8,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+class _Projection(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.proj(x))
+
+
 class _FeedForward(nn.Module):
     """Linear, GELU, linear, by the names of diffusers' `FeedForward`: net.0.proj and net.2."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
-        self.net = nn.ModuleList([nn.ModuleDict({"proj": nn.Linear(width, width)}), nn.Identity()])
-        self.net.append(nn.Linear(width, out))
+        self.net = nn.Sequential(_Projection(width), nn.Identity(), nn.Linear(width, out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](F.gelu(self.net[0]["proj"](x)))
+        return self.net(x)
 
 
 class ImageEmbedder(nn.Module):

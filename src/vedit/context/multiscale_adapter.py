@@ -66,10 +66,9 @@ class MultiscaleAdapter(nn.Module):
         Returns:
             One tensor (B, L, D) if fused, else one for each layer.
         """
-        adapted = tuple(
-            branch(each.to(branch.proj.weight.dtype))
-            for branch, each in zip(self.branches, states, strict=True)
-        )
+        dtype = next(self.parameters()).dtype
+        pairs = zip(self.branches, states, strict=True)
+        adapted = tuple(branch(each.to(dtype)) for branch, each in pairs)
         if self.fusion is None:
             return adapted
         return (self.fusion(torch.cat(adapted, dim=-1)),)

@@ -18,10 +18,10 @@ from vedit.backbones.base import BackboneSpec
 from vedit.context.base import check_streams
 from vedit.context.frames import Views
 from vedit.context.multiscale_adapter import MultiscaleAdapter
-from vedit.context.prompt import SpecialIds, chat, check_words
+from vedit.context.prompt import Prompt, SpecialIds, chat, check_words
 from vedit.context.shown import Mode, Shown
 from vedit.context.vlm import trains
-from vedit.context.vlm_encoder import Prompt, VLMEncoder
+from vedit.context.vlm_encoder import VLMEncoder
 from vedit.errors import ConfigError
 from vedit.tokens import Context
 
@@ -121,7 +121,7 @@ class MultiscaleVLM(VLMEncoder):
         """
         self.load_tower()
         keep_blocks(self.tower, max(self.layers))
-        if self.connector.branches[0].proj.weight.is_meta:
+        if next(self.connector.parameters()).is_meta:
             self.connector.to_empty(device="cpu").reset_parameters()
         self._null.clear()
 
