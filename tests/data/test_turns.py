@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.data.samples import sample
 
-from vedit.data.plan import BatchPlan, Draw
-from vedit.data.turns import RoundRobin, chosen, interleaved, kind_of, split_by_turn
+from vedit.data.plan import BatchPlan, Draw, bucket_of
+from vedit.data.turns import RoundRobin, Turn, interleaved, turns_of
 from vedit.errors import ConfigError
 
 lengths = st.lists(st.integers(1, 20), min_size=1, max_size=4)
@@ -122,30 +122,49 @@ def test_epochs_and_seeds_differ() -> None:
     assert plan.epoch(0) != round_robin([30, 30], [1, 1], 2, seed=7).epoch(0)
 
 
+def taken(turns: list[Turn]) -> dict[str, list[list[bool]]]:
+    return {turn.name: turn.takes for turn in turns}
+
+
 def test_turns_are_those_of_kinds_or_of_folders() -> None:
     video, reference = sample(0).record, sample(1, reference=True).record
-    image = replace(sample(2).record, task="image")
-    assert [kind_of(r) for r in (video, reference, image)] == ["video", "reference", "image"]
+    image = replace(sample(2).record, task="image", frames=1)
     rows, folders = [[image, video], [reference]], ["one", "two"]
-    by_kind = split_by_turn(rows, folders, {"video": 1, "image": 2, "reference": 1})
+    by_kind = taken(turns_of(rows, folders, ["video", "image", "reference"]))
     assert list(by_kind) == ["video", "image", "reference"]
     assert by_kind["video"] == [[False, True], [False]]
-    assert split_by_turn(rows, folders, {"two": 1, "one": 1})["one"] == [[True, True], [False]]
-    assert chosen(["a", "b"], [False, True]) == [None, "b"]
+    assert by_kind["image"] == [[True, False], [False]]
+    two, one = turns_of(rows, folders, ["two", "one"])
+    assert (two.takes, one.takes) == ([[False, False], [True]], [[True, True], [False]])
+    assert one.buckets(rows) == [[bucket_of(image), bucket_of(video)], [None]]
+    assert one.seed(0) != two.seed(0)
+
+
+def test_others_stand_in_for_a_kind_that_is_not_there() -> None:
+    rows = [[sample(i, reference=True).record for i in range(3)]]
+    image, video, reference = turns_of(rows, ["one"], ["image", "video", "reference"])
+    assert image.takes == video.takes == reference.takes == [[True] * 3]
+    kinds = [turn.buckets(rows)[0][0] for turn in (image, video, reference)]
+    assert kinds == [
+        bucket_of(replace(rows[0][0], task="image", frames=1, has_reference=False)),
+        bucket_of(replace(rows[0][0], task="video", has_reference=False)),
+        bucket_of(rows[0][0]),
+    ]
 
 
 @pytest.mark.parametrize(
     ("turns", "said"),
     [
-        ({"vidoe": 1, "image": 1}, "no samples of 'vidoe'.*Did you mean 'video'"),
-        ({"image": 1}, "'video' never has a turn"),
-        ({"two": 1}, "'one' never has a turn"),
+        (["vidoe", "image"], "no samples for 'vidoe'.*Did you mean 'video'"),
+        (["reference", "image"], "no samples for 'reference'; there are image, video"),
+        (["image"], "video train-0000000 of two never has a turn"),
+        (["two"], "image train-0000002 of one never has a turn"),
     ],
 )
-def test_mistakes_are_named(turns: dict[str, int], said: str) -> None:
-    image = replace(sample(2).record, task="image")
+def test_mistakes_are_named(turns: list[str], said: str) -> None:
+    image = replace(sample(2).record, task="image", frames=1)
     with pytest.raises(ConfigError, match=said):
-        split_by_turn([[image], [sample(0).record]], ["one", "two"], turns)
+        turns_of([[image], [sample(0).record]], ["one", "two"], turns)
 
 
 def test_a_turn_comes_at_least_once() -> None:

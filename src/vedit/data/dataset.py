@@ -14,6 +14,7 @@ from vedit.batch import EditBatch
 from vedit.data.cache import CacheReader
 from vedit.data.collate import EditSample, collate
 from vedit.data.index import read_index
+from vedit.data.kinds import sample_as, stands_in
 from vedit.data.media import decode_member
 from vedit.data.plan import Draw
 from vedit.data.schema import MASK, REFERENCE, SOURCE, TARGET
@@ -63,8 +64,15 @@ class EditDataset:
         """
         draw = draw if isinstance(draw, Draw) else Draw(0, draw, 0)
         entry = self.entries[draw.sample]
+        if draw.kind is None or not stands_in(entry.record, draw.kind):
+            return self._read(entry, draw.seed)
+        return sample_as(self._read(entry, draw.seed, in_part=True), draw.kind)
+
+    def _read(self, entry: Entry, seed: int, in_part: bool = False) -> EditSample:
+        """Read a sample; if only part of it will be shown, features of images do not serve."""
         record = entry.record
-        generator = Generator().manual_seed(draw.seed)
+        generator = Generator().manual_seed(seed)
+        looked_at = self.reads_images if in_part and self.features is not None else ()
         text = record.instruction
         if self.wording == "random":
             number = int(torch.randint(len(record.instructions), (1,), generator=generator))
@@ -76,7 +84,7 @@ class EditDataset:
                 name = suffix.partition(".")[0]
                 if self.latents is not None:
                     latents[name] = self.latents.latents(entry, suffix).float()
-                if self.latents is None or self._shows(name):
+                if self.latents is None or self._shows(name) or name in looked_at:
                     videos[name] = decode_member(self._reader, entry, suffix)
         if record.has_reference and self._reference_is_cached():
             assert self.latents is not None
@@ -90,7 +98,7 @@ class EditDataset:
             videos=videos,
             reference=self._reference(entry, generator),
             latents=latents,
-            features=self._features(entry, text),
+            features=None if looked_at else self._features(entry, text),
         )
 
     def _features(self, entry: Entry, text: str) -> dict[str, Tensor] | None:

@@ -16,7 +16,7 @@ from vedit.data.index import read_index
 from vedit.data.plan import BatchPlan, Draw, Plan, bucket_of
 from vedit.data.schema import SampleRecord
 from vedit.data.transforms import ReferenceTransform
-from vedit.data.turns import RoundRobin, chosen, seed_of_turn, split_by_turn
+from vedit.data.turns import RoundRobin, turns_of
 from vedit.errors import ConfigError, DataError
 
 Use = Literal["auto", "always", "never"]
@@ -64,7 +64,8 @@ class EditData(LightningDataModule):
             validation and tests; None letterboxes them.
         drop_last: Leave out batches that are smaller than ``batch_size``.
         turns: Strict turns between kinds of samples ("image", "video", "reference") or between the
-            folders of ``train``: how many batches of each make a cycle; None mixes them all.
+            folders of ``train``: how many batches of each make a cycle; None mixes them all. Where
+            there are none of a kind, others stand in, see `vedit.data.kinds`.
         limit: Train on the first so many samples of each folder alone, to overfit on purpose.
         pin_memory: Copy batches to pinned memory, for a GPU.
     """
@@ -127,18 +128,18 @@ class EditData(LightningDataModule):
 
     def _plan(self, records: Sequence[Sequence[SampleRecord]]) -> Plan:
         """The order of training, by turns if there are any."""
-        weights, ranks = list(self.train.values()), self._ranks()[1]
-        buckets = [[bucket_of(record) for record in rows] for rows in records]
+        size, ranks, last = self.batch_size, self._ranks()[1], self.drop_last
+        weights = list(self.train.values())
         if self.turns is None:
-            size, last = self.batch_size, self.drop_last
+            buckets = [[bucket_of(record) for record in rows] for rows in records]
             return BatchPlan(buckets, weights, size, ranks, self.seed, drop_last=last)
-        plans = []
-        for key, rows in split_by_turn(records, list(self.train), self.turns).items():
-            own = [chosen(*pair) for pair in zip(buckets, rows, strict=True)]
-            seed = seed_of_turn(self.seed, key)
-            plans.append(
-                BatchPlan(own, weights, self.batch_size, ranks, seed, drop_last=self.drop_last)
+        plans = [
+            BatchPlan(
+                turn.buckets(records), weights, size, ranks, turn.seed(self.seed),
+                drop_last=last, kind=turn.kind,
             )
+            for turn in turns_of(records, list(self.train), self.turns)
+        ]  # fmt: skip
         return RoundRobin(plans, list(self.turns.values()))
 
     def val_dataloader(self) -> DataLoader[EditBatch] | list[Any]:

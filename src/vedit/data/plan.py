@@ -20,11 +20,19 @@ from vedit.errors import ConfigError
 
 @dataclass(frozen=True)
 class Draw:
-    """One sample of one dataset, and the seed of everything random about this showing of it."""
+    """One showing of a sample.
+
+    Attributes:
+        dataset: Number of the dataset.
+        sample: Number of the sample in it.
+        seed: Of everything random about this showing.
+        kind: What to show it as, see `vedit.data.kinds`; None is as it is.
+    """
 
     dataset: int
     sample: int
     seed: int
+    kind: str | None = None
 
 
 def bucket_of(record: SampleRecord) -> Hashable:
@@ -77,6 +85,7 @@ class BatchPlan(Plan):
         seed: Start of all randomness.
         shuffle: Without it, batches come in the order of the datasets.
         drop_last: Leave out smaller batches.
+        kind: What to show samples as, see `vedit.data.kinds`; None is as they are.
 
     Raises:
         ConfigError: No samples, no batch, or a weight or size out of range.
@@ -91,13 +100,14 @@ class BatchPlan(Plan):
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
+        kind: str | None = None,
     ) -> None:
         if batch_size < 1 or ranks < 1:
             raise ConfigError(f"batch_size: got {batch_size} on {ranks} ranks, expected >= 1.")
         if len(weights) != len(buckets) or any(not 0 < w < float("inf") for w in weights):
             raise ConfigError(f"train: weights {list(weights)}, expected a number > 0 for each.")
         self.batch_size, self.ranks, self.seed = batch_size, ranks, seed
-        self.shuffle, self.drop_last = shuffle, drop_last
+        self.shuffle, self.drop_last, self.kind = shuffle, drop_last, kind
         self._weights = list(weights)
         self._members = _by_bucket(buckets)
         sizes = [self._size(parts) for parts in self._members]
@@ -153,7 +163,7 @@ class BatchPlan(Plan):
         dataset, sample, showing = map(int, row)
         name = f"{self.seed}/{epoch}/{dataset}/{sample}/{showing}/{repeat}"
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-        return Draw(dataset, sample, int.from_bytes(digest, "big") >> 1)
+        return Draw(dataset, sample, int.from_bytes(digest, "big") >> 1, self.kind)
 
 
 def _times(weight: float, samples: int) -> int:

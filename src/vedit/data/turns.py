@@ -7,16 +7,13 @@ paper speaks of twice as many images (2:1:1).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 
-from vedit.data.plan import BatchPlan, Draw, Plan
+from vedit.data.kinds import KINDS, kind_of, record_as, stands_in
+from vedit.data.plan import BatchPlan, Draw, Plan, bucket_of
 from vedit.data.schema import SampleRecord
 from vedit.errors import ConfigError, nearest
-
-
-def kind_of(record: SampleRecord) -> str:
-    """What a sample is in a cycle: "reference" if it has one, else its task, such as "image"."""
-    return "reference" if record.has_reference else record.task
 
 
 def interleaved(turns: Sequence[int]) -> tuple[int, ...]:
@@ -86,46 +83,91 @@ class RoundRobin(Plan):
         return who, cycles * self.turns[who] + self.cycle[:place].count(who)
 
 
-def split_by_turn(
-    records: Sequence[Sequence[SampleRecord]], folders: Sequence[str], turns: Mapping[str, int]
-) -> dict[str, list[list[bool]]]:
+@dataclass(frozen=True)
+class Turn:
+    """Who has a turn.
+
+    Attributes:
+        name: a folder, or a kind of samples.
+        kind: what its samples are shown as; None is as they are.
+        takes: for each folder, whether it takes each sample.
+    """
+
+    name: str
+    kind: str | None
+    takes: list[list[bool]]
+
+    def buckets(self, records: Sequence[Sequence[SampleRecord]]) -> list[list[Hashable | None]]:
+        """Buckets of its samples; None stands for those of others."""
+        return [
+            [
+                bucket_of(record_as(record, self.kind)) if mine else None
+                for record, mine in zip(rows, taken, strict=True)
+            ]
+            for rows, taken in zip(records, self.takes, strict=True)
+        ]
+
+    def seed(self, seed: int) -> int:
+        """A seed of its own, so that folders of equal length are not shuffled alike."""
+        digest = hashlib.blake2b(f"{seed}/{self.name}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") >> 1
+
+
+def turns_of(
+    records: Sequence[Sequence[SampleRecord]], folders: Sequence[str], names: Collection[str]
+) -> list[Turn]:
     """Which samples each turn takes.
+
+    A folder takes its samples as they are. A kind takes the samples that are of it; if there are
+    none, those that can stand in for it, so that a curriculum of three kinds can be run on videos
+    with references alone.
 
     Args:
         records: for each folder, its samples.
         folders: their names.
-        turns: keys are all of them folders, or all of them kinds, see `kind_of`.
+        names: of the turns: all of them folders, or all of them kinds.
 
     Returns:
-        For each key, for each folder, whether each sample is the key's.
+        The turns, in the order of `names`.
 
     Raises:
-        ConfigError: if a key names neither, or some samples would never have a turn.
+        ConfigError: if a name is neither, a turn has no samples, or a sample would have no turn.
     """
-    by_folder = all(key in folders for key in turns)
-    names = [
-        [folder if by_folder else kind_of(record) for record in rows]
+    if all(name in folders for name in names):
+        turns = [Turn(n, None, _rows(records, folders, lambda _, f, n=n: f == n)) for n in names]
+    else:
+        turns = [_turn_of_kind(name, records, folders) for name in names]
+    for number, rows in enumerate(records):
+        for i, record in enumerate(rows):
+            if not any(turn.takes[number][i] for turn in turns):
+                raise ConfigError(
+                    f"data.turns: {kind_of(record)} {record.key} of {folders[number]} never has a "
+                    "turn; add one for it, or leave such samples out of data.train."
+                )
+    return turns
+
+
+def _turn_of_kind(
+    name: str, records: Sequence[Sequence[SampleRecord]], folders: Sequence[str]
+) -> Turn:
+    takes = _rows(records, folders, lambda record, _: kind_of(record) == name)
+    if not any(map(any, takes)):
+        takes = _rows(records, folders, lambda record, _: stands_in(record, name))
+    if not any(map(any, takes)):
+        there = sorted({kind_of(record) for rows in records for record in rows})
+        raise ConfigError(
+            f"data.turns: no samples for '{name}'; there are {', '.join(there)}, in "
+            f"{', '.join(folders)}.{nearest(name, [*KINDS, *folders])}"
+        )
+    return Turn(name, name, takes)
+
+
+def _rows(
+    records: Sequence[Sequence[SampleRecord]],
+    folders: Sequence[str],
+    takes: Callable[[SampleRecord, str], bool],
+) -> list[list[bool]]:
+    return [
+        [takes(record, folder) for record in rows]
         for folder, rows in zip(folders, records, strict=True)
     ]
-    there = sorted({name for row in names for name in row})
-    for key in turns:
-        if key not in there:
-            hint = nearest(key, [*there, *folders])
-            raise ConfigError(f"data.turns: no samples of '{key}'; there are {there}.{hint}")
-    if missing := [name for name in there if name not in turns]:
-        raise ConfigError(
-            f"data.turns: '{missing[0]}' never has a turn; add it, or leave its samples out of "
-            "data.train."
-        )
-    return {key: [[name == key for name in row] for row in names] for key in turns}
-
-
-def seed_of_turn(seed: int, key: str) -> int:
-    """A seed for each turn, so that folders of equal length are not shuffled alike."""
-    digest = hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def chosen(buckets: Sequence[Hashable], rows: Sequence[bool]) -> list[Hashable | None]:
-    """The buckets of the chosen samples; None leaves a sample out of a plan."""
-    return [bucket if row else None for bucket, row in zip(buckets, rows, strict=True)]
