@@ -148,6 +148,9 @@ def snapped_size(height: int, width: int, budget: PixelBudget, multiple: int) ->
 def resized(video: Tensor, size: tuple[int, int]) -> Tensor:
     """Frames of another size, in whole grey levels as image files have them.
 
+    Columns are resampled before rows, and levels rounded in between: that is how imaging libraries
+    resize 8-bit pictures, and it is the same on every device.
+
     Args:
         video: (B, 3, F, H, W) in [-1, 1].
         size: height and width.
@@ -159,8 +162,9 @@ def resized(video: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(levels.shape[-2:]) == size:
         return levels
     frames = levels.transpose(1, 2).flatten(0, 1)
-    frames = functional.interpolate(frames, size, mode="bicubic", antialias=True)
-    frames = frames.round().clamp(0, 255)
+    for step in ((frames.shape[-2], size[1]), size):
+        frames = functional.interpolate(frames, step, mode="bicubic", antialias=True)
+        frames = frames.round().clamp(0, 255)
     return frames.unflatten(0, (video.shape[0], video.shape[2])).transpose(1, 2)
 
 

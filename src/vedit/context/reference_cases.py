@@ -83,36 +83,38 @@ def encoder_of(folder: str | Path) -> MLLMQueries:
     return encoder.eval()
 
 
-def context_of(
+def results_of(
     encoder: MLLMQueries, case: Mapping[str, Any], given: Mapping[str, Tensor]
-) -> Tensor:
-    """What the encoder makes of one case.
+) -> dict[str, Tensor]:
+    """What the encoder makes of one case, by the names under which it is recorded.
 
     Args:
         encoder: what `encoder_of` gave.
-        case: its options; ``mode`` is "image", "video" or "ref".
-        given: its tensors: ``input_ids`` (1, L), ``pixel_values`` (P, E) with
+        case: its options; ``queries`` or else ``mode`` is "image", "video" or "ref".
+        given: its tensors: ``input_ids`` (1, L), ``pixel_values`` (P, C) with
             ``image_grid_thw`` (n, 3), ``pixel_values_videos`` with ``video_grid_thw``, and
             ``second_per_grid_ts`` (n,).
 
     Returns:
-        (1, M + N, D).
+        ``last_hidden_state`` (1, L, E), behind the last norm, and ``context`` (1, M + N, D).
 
     Raises:
         DataError: if the mode is unknown or the pictures do not fit the prompt.
     """
-    if case["mode"] not in MODES:
-        raise DataError(f"case mode {case['mode']!r}: expected one of {', '.join(MODES)}")
+    kind = case.get("queries", case["mode"])
+    if kind not in MODES:
+        raise DataError(f"case mode {kind!r}: expected one of {', '.join(MODES)}")
     seconds = given.get("second_per_grid_ts")
-    features = encoder.features_of_ids(
-        given["input_ids"],
-        MODES[case.get("queries", case["mode"])],
-        images=_pair(given, "pixel_values", "image_grid_thw"),
-        videos=_pair(given, "pixel_values_videos", "video_grid_thw"),
-        seconds=None if seconds is None else float(seconds[0]),
-    )
     with torch.no_grad():
-        return encoder.context(features).tokens
+        features = encoder.features_of_ids(
+            given["input_ids"],
+            MODES[kind],
+            images=_pair(given, "pixel_values", "image_grid_thw"),
+            videos=_pair(given, "pixel_values_videos", "video_grid_thw"),
+            seconds=None if seconds is None else float(seconds[0]),
+        )
+        (hidden,) = encoder.hidden_states(features, encoder.connector.queries(MODES[kind]))
+        return {"last_hidden_state": hidden, "context": encoder.context(features).tokens}
 
 
 def _pair(given: Mapping[str, Tensor], pixels: str, grids: str) -> tuple[Tensor, Tensor] | None:

@@ -50,6 +50,13 @@ def build_vlm(config: Any, attention: str = "sdpa") -> nn.Module:
     return model
 
 
+def checkpoint_layers(model: nn.Module) -> None:
+    """Compute every layer again on the way back; transformers does so in training mode only."""
+    name = "activation_checkpointing_enable"  # since transformers 5.2x, under another name before
+    enable: Any = getattr(model, name, None) or cast(Any, model).gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def load_vlm(model: nn.Module, folder: str | Path, dtype: torch.dtype) -> None:
     """Load the weights of a folder strictly; the model may be on the meta device.
 

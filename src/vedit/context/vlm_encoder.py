@@ -21,6 +21,7 @@ from vedit.context.vlm import (
     STEMS,
     Seen,
     build_vlm,
+    checkpoint_layers,
     in_order,
     joined,
     load_vlm,
@@ -80,7 +81,7 @@ class VLMEncoder(ContextEncoder):
             self.tower = build_vlm(self.config).to(self.dtype).eval()
         self.checkpointing = gradient_checkpointing
         if gradient_checkpointing:
-            self.tower.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_layers(self.tower)
 
     def placeholders(self, mode: Mode) -> int:
         """How many places for queries stand at the end of the user's turn."""
