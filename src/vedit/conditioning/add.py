@@ -112,13 +112,15 @@ class LearnedScaledAdd(AddToTokens):
         hidden: int = 16,
     ) -> None:
         super().__init__(spec, segment, embed)
-        self.gain = nn.Sequential(nn.Linear(1, hidden), nn.SiLU(), nn.Linear(hidden, 1))
-        nn.init.zeros_(self.gain[2].weight)
-        nn.init.zeros_(self.gain[2].bias)
+        last = nn.Linear(hidden, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.gain = nn.Sequential(nn.Linear(1, hidden), nn.SiLU(), last)
 
     def scale(self, sigma: Tensor) -> Tensor:
         """(B,) to (B,): sigma plus what was learned."""
-        learned = self.gain(sigma[:, None].to(self.gain[0].weight.dtype))[:, 0]
+        dtype = next(self.gain.parameters()).dtype
+        learned: Tensor = self.gain(sigma[:, None].to(dtype))[:, 0]
         return sigma + learned.to(sigma.dtype)
 
 

@@ -169,8 +169,8 @@ class PooledPixels(Embedding):
         self.patch = spec.patch
         self.proj = nn.Conv3d(1, spec.width, kernel_size=spec.patch, stride=spec.patch)
         if zero_init:
-            nn.init.zeros_(self.proj.weight)
-            nn.init.zeros_(self.proj.bias)
+            for parameter in self.proj.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, latents: Tensor, sequence: TokenSequence) -> tuple[Tensor, Grid]:
         """Embed pixels.
