@@ -14,8 +14,9 @@ from tests.tiny_run import FRAMES, HEIGHT, WIDTH, fit
 
 from vedit.editor import Editor
 from vedit.editor.checkpoint import ClipSize, find_checkpoint
-from vedit.editor.editor import Request
+from vedit.editor.conditions import regions
 from vedit.editor.inputs import open_clip
+from vedit.editor.request import Request
 from vedit.errors import ConfigError, DataError, WeightsError
 from vedit.video import probe, read_video
 
@@ -190,12 +191,12 @@ def test_a_mask_of_any_size_is_thresholded_and_ends_where_it_ends(
     left[:, :, :15] = 200
     mask = write_clip(tmp_path / "mask.mp4", left)
     size = editor.working_size(clip)
-    regions = torch.stack(list(editor._regions(clip, mask, size)))
-    assert regions.shape == (7, 3, size.height, size.width)
-    assert set(regions.unique().tolist()) == {-1.0, 1.0}
-    inside = regions[:, 0, :, : size.width // 2 - 2]
+    found = torch.stack(list(regions(clip, mask, size)))
+    assert found.shape == (7, 3, size.height, size.width)
+    assert set(found.unique().tolist()) == {-1.0, 1.0}
+    inside = found[:, 0, :, : size.width // 2 - 2]
     assert (inside[:3] == 1).all()
-    assert (regions[3:] == -1).all()
+    assert (found[3:] == -1).all()
 
 
 def test_a_condition_it_was_not_trained_with_is_refused(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Edit the video."""
     from vedit.editor import Editor
-    from vedit.editor.editor import Request
+    from vedit.editor.request import Request
     from vedit.errors import ConfigError
     from vedit.video import probe
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,80 +11,19 @@ import torch
 from torch import Tensor
 
 from vedit.batch import EditBatch
-from vedit.data.transforms import letterbox, to_mask, to_model_range, to_pixels
+from vedit.data.transforms import to_pixels
 from vedit.editor.checkpoint import ClipSize, Trained, load_trained
-from vedit.editor.inputs import Clip, Pixels, as_pixels, open_clip, reference_images
+from vedit.editor.conditions import references, regions, signed
+from vedit.editor.edited import EditedVideo
+from vedit.editor.inputs import Clip, Pixels, open_clip
+from vedit.editor.request import Request
 from vedit.editor.resize import resized, working_size
 from vedit.editor.windows import count_windows, cut, join
 from vedit.errors import ConfigError
 from vedit.video import write_video
-from vedit.video.region import iter_region
 
 Progress = Callable[[int, int], None]
 """Told (sampling steps done, steps in all)."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to do with a video.
-
-    Attributes:
-        instruction: In words.
-        mask: Where: a video or image file, or uint8 frames, of any size; white is inside. It may
-            end before the video does, the rest then lies outside.
-        reference: What it shall look like: an image file, a video file (its first frame is
-            taken), or uint8 pixels (H, W, 3); or several of them.
-        seed: Of the noise.
-        steps: Of the sampler; None takes the number of the checkpoint.
-        guidance: Scale on the instruction; None takes that of the checkpoint.
-        size: Frames, height and width to edit at; None follows the training clips.
-    """
-
-    instruction: str
-    mask: Pixels | None = None
-    reference: Pixels | Sequence[Pixels] | None = None
-    seed: int = 0
-    steps: int | None = None
-    guidance: float | None = None
-    size: tuple[int, int, int] | None = None
-
-    @property
-    def conditions(self) -> list[str]:
-        """Names of the conditions that are given."""
-        given = {
-            "instruction": bool(self.instruction),
-            "mask": self.mask is not None,
-            "reference": self.reference is not None,
-        }
-        return [name for name, there in given.items() if there]
-
-
-@dataclass(frozen=True)
-class EditedVideo:
-    """An edited video, of the size, length and rate of its source.
-
-    Attributes:
-        frames: uint8 (F, H, W, 3).
-        fps: Frames per second.
-        times: Presentation time of each frame in seconds; None for a constant rate.
-        source: File that was edited, whose sound `save` takes over.
-    """
-
-    frames: Tensor
-    fps: Fraction
-    times: tuple[Fraction, ...] | None = None
-    source: Path | None = None
-
-    def save(self, path: str | Path) -> None:
-        """Write a video file, with the sound of the source if that was a file.
-
-        Args:
-            path: The file to write.
-
-        Raises:
-            DataError: The file cannot be written.
-        """
-        write_video(path, self.frames, self.fps, audio_from=self.source, times=self.times)
 
 
 class Editor:
@@ -274,14 +212,14 @@ class Editor:
     ) -> Iterator[Tensor]:
         overlap = size.frames // 4
         total = count_windows(clip.count, size.frames, overlap)
-        small = (resized(_signed(f), size.height, size.width) for f in clip.frames())
+        small = (resized(signed(f), size.height, size.width) for f in clip.frames())
         sources = cut(small, size.frames, overlap)
-        regions = cut(self._regions(clip, request.mask, size), size.frames, overlap)
-        reference = self._reference(request, size)
+        inside = cut(regions(clip, request.mask, size), size.frames, overlap)
+        reference = references(request.reference, size)
 
         def edited() -> Iterator[tuple[Tensor, int]]:
             for number, ((source, real), (region, _)) in enumerate(
-                zip(sources, regions, strict=True)
+                zip(sources, inside, strict=True)
             ):
                 videos = {"source": source.transpose(0, 1)[None]}
                 if request.mask is not None:
@@ -291,26 +229,6 @@ class Editor:
 
         for frame in join(edited(), overlap):
             yield to_pixels(resized(frame, clip.height, clip.width)[:, None])[0]
-
-    def _regions(self, clip: Clip, mask: Pixels | None, size: ClipSize) -> Iterator[Tensor]:
-        """One (3, H, W) of -1 and 1 per frame of the clip; next to nothing without a mask."""
-        if mask is None:
-            yield from (torch.empty(0) for _ in range(clip.count))
-            return
-        source = mask if isinstance(mask, str | Path) else as_pixels(mask, "mask")
-        regions = iter_region(source, size.height, size.width)
-        for _, region in zip(range(clip.count), regions, strict=False):
-            yield to_mask((region * 255).byte()[None, :, :, None].expand(-1, -1, -1, 3))[:, 0]
-
-    def _reference(self, request: Request, size: ClipSize) -> Tensor | None:
-        """References (1, R, 3, H, W) in [-1, 1], letterboxed."""
-        if request.reference is None:
-            return None
-        images = [
-            letterbox(_signed(image), (size.height, size.width))
-            for image in reference_images(request.reference)
-        ]
-        return torch.stack(images)[None]
 
     @torch.inference_mode()
     def _window(
@@ -343,11 +261,6 @@ class Editor:
             )
             decoded = codec.decode(latents)
         return decoded[0].transpose(0, 1).float().clamp(-1, 1).cpu()
-
-
-def _signed(pixels: Tensor) -> Tensor:
-    """One frame, uint8 (H, W, 3), to (3, H, W) in [-1, 1]."""
-    return to_model_range(pixels[None])[:, 0]
 
 
 def _window_seed(seed: int, number: int) -> int:

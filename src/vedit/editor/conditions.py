@@ -1,0 +1,56 @@
+"""Masks and references at the size at which a clip is edited, in the range of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vedit.data.transforms import letterbox, to_mask, to_model_range
+from vedit.editor.checkpoint import ClipSize
+from vedit.editor.inputs import Clip, Pixels, as_pixels, reference_images
+from vedit.video.region import iter_region
+
+
+def signed(pixels: Tensor) -> Tensor:
+    """One frame, uint8 (H, W, 3), to (3, H, W) in [-1, 1]."""
+    return to_model_range(pixels[None])[:, 0]
+
+
+def regions(clip: Clip, mask: Pixels | None, size: ClipSize) -> Iterator[Tensor]:
+    """The region to edit, frame by frame.
+
+    Args:
+        clip: the video that is edited.
+        mask: a video or image file, or uint8 frames; it may end before the clip does.
+        size: at which the clip is edited.
+
+    Yields:
+        (3, H, W) of -1 and 1 for each frame of the clip; an empty tensor each without a mask.
+    """
+    if mask is None:
+        yield from (torch.empty(0) for _ in range(clip.count))
+        return
+    source = mask if isinstance(mask, str | Path) else as_pixels(mask, "mask")
+    frames = iter_region(source, size.height, size.width)
+    for _, region in zip(range(clip.count), frames, strict=False):
+        yield to_mask((region * 255).byte()[None, :, :, None].expand(-1, -1, -1, 3))[:, 0]
+
+
+def references(given: Pixels | Sequence[Pixels] | None, size: ClipSize) -> Tensor | None:
+    """Reference images, letterboxed.
+
+    Args:
+        given: one or several, as `vedit.editor.inputs.reference_images` takes them.
+        size: at which the clip is edited.
+
+    Returns:
+        (1, R, 3, H, W) in [-1, 1]; None if none is given.
+    """
+    if given is None:
+        return None
+    pixels = (size.height, size.width)
+    images = [letterbox(signed(image), pixels) for image in reference_images(given)]
+    return torch.stack(images)[None]
