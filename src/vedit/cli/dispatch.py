@@ -34,6 +34,7 @@ COMMANDS = {
     "describe": Command("vedit.cli.describe", "show tokens, parameters and FLOPs of a config"),
     "data": Command("vedit.cli.data", "fetch, build, encode and inspect data"),
     "edit": Command("vedit.cli.edit", "edit one video with a trained checkpoint"),
+    "export": Command("vedit.cli.export", "write a checkpoint for diffusers or ComfyUI"),
 }
 
 

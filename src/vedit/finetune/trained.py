@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vedit.errors import WeightsError, nearest
+from vedit.finetune.adapter_file import from_adapter_file
 from vedit.finetune.base import Finetune
 from vedit.weights import ROOT, tensors
 
@@ -79,6 +80,8 @@ def start_from(parts: Parts, path: str) -> dict[str, Tensor]:
         WeightsError: if a shape differs.
     """
     state = read_trained(path)
+    if path.endswith(".safetensors") and "model.backbone" in parts:
+        state = from_adapter_file(state, _found(path), parts["model.backbone"][1])
     own = {f"{n}.{k}": v for n, (part, _) in parts.items() for k, v in part.state_dict().items()}
     for key in state.keys() & own.keys():
         if own[key].shape != state[key].shape:
@@ -93,7 +96,7 @@ def start_from(parts: Parts, path: str) -> dict[str, Tensor]:
 
 
 def read_trained(path: str | Path) -> dict[str, Tensor]:
-    """What a checkpoint, a run's folder or a folder of safetensors holds.
+    """What a checkpoint, a run's folder, a folder of safetensors or one such file holds.
 
     Args:
         path: relative to the current directory, or else to the root of this repository.
@@ -101,9 +104,7 @@ def read_trained(path: str | Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: if nothing of the kind is there.
     """
-    path = Path(path)
-    if not path.exists() and (ROOT / path).exists():
-        path = ROOT / path
+    path = _found(path)
     if path.is_dir() and (path / "checkpoints" / "last.ckpt").is_file():
         path = path / "checkpoints" / "last.ckpt"
     if path.is_dir():
@@ -120,6 +121,11 @@ def read_trained(path: str | Path) -> dict[str, Tensor]:
     if "state_dict" not in checkpoint:
         raise WeightsError(f"{path}: is no checkpoint of vedit, it has no 'state_dict'")
     return checkpoint["state_dict"]
+
+
+def _found(path: str | Path) -> Path:
+    path = Path(path)
+    return ROOT / path if not path.exists() and (ROOT / path).exists() else path
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""Trained editors in the layouts of other tools."""
