@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 import torch
 from tests.data.samples import sample, write_folder
-from tests.tiny_vlm import KINDS, WORDS, encoder
+from tests.tiny_vlm import KINDS, SPEC, TOKENIZER, WORDS, encoder
 from torch import Tensor
 
 from vedit.context.connectors import QueryCounts
 from vedit.context.frames import Views
 from vedit.context.prompt import Prompt
+from vedit.context.umt5 import UMT5
 from vedit.data.cache import CacheReader
 from vedit.data.collate import EditSample, collate
-from vedit.data.encode import encode_shards
+from vedit.data.encode import _trimmed, encode_shards
 from vedit.data.index import read_index
 from vedit.data.media import decode_member
 from vedit.data.shards import ShardReader
@@ -44,6 +45,36 @@ def test_stored_features_give_the_same_context(tmp_path: Path) -> None:
         found = model(texts, {}, collate(stored).features).tokens
         expected = model(texts, _decoded(tmp_path, chosen)).tokens
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_features_of_another_kind_of_encoder_are_passed_over(tmp_path: Path) -> None:
+    write_folder(tmp_path, [sample(0, frames=5)])
+    text = UMT5(
+        SPEC,
+        tokenizer=TOKENIZER,
+        d_model=8,
+        d_ff=8,
+        num_layers=1,
+        num_heads=1,
+        d_kv=8,
+        vocab_size=1000,
+    )
+    encode_shards(tmp_path, None, text, progress=lambda _: None)
+    model, entries = encoder(), read_index(tmp_path).entries
+    cache = CacheReader(tmp_path, "features", model.fingerprint())
+    assert not cache.status(entries, model.reads_images).complete
+    with pytest.raises(DataError, match="stale"):
+        cache.features(entries[0], entries[0].record.instruction, model.reads_images)
+    encode_shards(tmp_path, None, model, progress=lambda _: None)
+    model.views = Views(max_frames=2)
+    with pytest.raises(DataError, match="stale"):
+        CacheReader(tmp_path, "features", model.fingerprint()).status(entries, model.reads_images)
+
+
+def test_prompts_without_pictures_can_be_stored(tmp_path: Path) -> None:
+    model = encoder()
+    features = {n: v[0] for n, v in model.features(["Make it blue"], {}).items()}
+    assert _trimmed(features["vision"]).shape == (0, 32)
 
 
 def _decoded(folder: Path, entries: Any) -> dict[str, Tensor]:

@@ -115,6 +115,24 @@ def test_weights_that_do_not_fit_are_one_clear_line(released: tuple[MLLMQueries,
         loaded(folder)
 
 
+def test_sizes_that_no_shape_shows_are_compared(
+    released: tuple[MLLMQueries, Path], tmp_path: Path
+) -> None:
+    released[0].tower.save_pretrained(tmp_path / "vlm")
+    arguments: dict[str, Any] = {"weights": str(tmp_path / "vlm"), "queries": None}
+    loaded(released[1], config=sizes(QWEN25), **arguments)
+    wrong = sizes(QWEN25)
+    wrong["text_config"]["num_attention_heads"] = 4
+    wrong["text_config"]["rope_parameters"]["rope_theta"] = 5e5
+    wrong["vision_config"]["fullatt_block_indexes"] = [0]
+    message = (
+        r"text_config\.num_attention_heads is 4 but the weights have 2; .*rope_theta is 500000.0 "
+        r"but the weights have 1000000.0; .*fullatt_block_indexes is \[0\] but .* \[1\]"
+    )
+    with pytest.raises(WeightsError, match=message):
+        loaded(released[1], config=wrong, **arguments)
+
+
 def test_bfloat16_holds_the_tower_alone(released: tuple[MLLMQueries, Path]) -> None:
     model = loaded(released[1], dtype="bfloat16")
     assert {p.dtype for p in model.tower.parameters()} == {torch.bfloat16}

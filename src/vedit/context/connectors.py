@@ -100,7 +100,7 @@ class QueryConnector(nn.Module):
         Returns:
             (B, M + N, D).
         """
-        dtype = self.connector[0].weight.dtype
+        dtype = self.image_queries.dtype
         tokens = self.connector(queries.to(dtype))
         if reference is not None:
             tokens = torch.cat([self.ref_connector(reference.to(dtype)), tokens], dim=1)

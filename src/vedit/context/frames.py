@@ -216,5 +216,5 @@ def patches_of(
     """
     chosen = video[:, :, sampled_frames(video.shape[2], max_frames)]
     multiple = geometry.patch * geometry.merge
-    size = snapped_size(*video.shape[-2:], budget, multiple)
+    size = snapped_size(video.shape[-2], video.shape[-1], budget, multiple)
     return patchified(resized(chosen, size), geometry)

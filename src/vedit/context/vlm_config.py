@@ -9,10 +9,12 @@ from typing import Any
 
 from vedit.context.frames import PatchGeometry
 from vedit.errors import ConfigError, WeightsError, nearest
-from vedit.weights import resolve_folder
+from vedit.weights import read_config, resolve_folder
 
 KEY = "model.context.init_args.config"
 LATER_ROPE = {"rope_theta", "rope_scaling"}  # names that transformers moved into rope_parameters
+ROPE = ("rope_theta", "mrope_section", "mrope_interleaved")
+HARMLESS = {"max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"}
 HALF = (0.5, 0.5, 0.5)  # mean and deviation of colours of towers that tell time in words
 
 
@@ -86,6 +88,48 @@ def _check_names(given: Mapping[str, Any], config: Any, where: str) -> None:
     for name in given:
         if name not in known:
             raise ConfigError(f"{where}.{name}: no such size.{nearest(name, known)}")
+
+
+def check_sizes(config: Any, given: Mapping[str, Any], folder: Path) -> None:
+    """Compare sizes from YAML with the ``config.json`` of the weights they are to load.
+
+    Shapes are compared when the weights are loaded; this finds what no shape shows, such as the
+    number of heads.
+
+    Args:
+        config: what `vlm_config` made of `given`.
+        given: the sizes that were given.
+        folder: of the weights; where it describes no such model there is nothing to compare.
+
+    Raises:
+        WeightsError: if a size differs; the message names the key and the value to give it.
+    """
+    from transformers import AutoConfig
+
+    path = folder / "config.json"
+    if not path.is_file() or "model_type" not in read_config(folder):
+        return
+    theirs, wrong = AutoConfig.from_pretrained(path), []
+    for part in ("text_config", "vision_config"):
+        names = set(given.get(part, {})) - LATER_ROPE - HARMLESS
+        ours, other = getattr(config, part), getattr(theirs, part, None)
+        pairs = {n: (getattr(ours, n, None), getattr(other, n, None)) for n in sorted(names)}
+        pairs |= {f"rope_parameters.{n}": (_rope(ours, n), _rope(other, n)) for n in ROPE}
+        wrong += [
+            f"{KEY}.{part}.{name} is {mine} but the weights have {their}"
+            for name, (mine, their) in pairs.items()
+            if _plain(mine) != _plain(their) and name != "rope_parameters"
+        ]
+    if wrong:
+        raise WeightsError(f"{path}: {'; '.join(wrong[:3])}.")
+
+
+def _rope(config: Any, name: str) -> Any:
+    return (getattr(config, "rope_parameters", None) or {}).get(name)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def geometry_of(config: Any) -> PatchGeometry:

@@ -30,7 +30,7 @@ from vedit.context.vlm import (
     see,
     trains,
 )
-from vedit.context.vlm_config import geometry_of, tells_time, vlm_config
+from vedit.context.vlm_config import check_sizes, geometry_of, tells_time, vlm_config
 from vedit.context.words import Words
 from vedit.errors import ConfigError
 from vedit.tokens import Context, Grid
@@ -74,6 +74,7 @@ class VLMEncoder(ContextEncoder):
         self.views, self.prompt, self.max_references = views, prompt, max_references
         self.dtype = getattr(torch, dtype)
         self.config = vlm_config(config, weights)
+        self._given = config if isinstance(config, Mapping) else {}
         self.geometry, self.tells_time = geometry_of(self.config), tells_time(self.config)
         self.hidden_size: int = self.config.get_text_config().hidden_size
         self.words = Words(tokenizer, self.config.get_text_config().vocab_size, special_ids)
@@ -114,6 +115,12 @@ class VLMEncoder(ContextEncoder):
         return self._features(
             rows, grids, mode, joined(seen) if seen else nothing(self.tower, len(rows))
         )
+
+    def lengths(self, images: Mapping[str, Tensor]) -> dict[str, int]:
+        """Tokens that stand for pictures; those of words come on top."""
+        shows = shown(images, self.views, self.geometry, self.max_references, self.tells_time)
+        total = sum(one.tokens(self.merge) for one in shows[1])
+        return dict.fromkeys(("", *self.streams), total)
 
     def features_of_ids(
         self,
@@ -211,7 +218,9 @@ class VLMEncoder(ContextEncoder):
             ConfigError: if the tokenizer does not fit.
         """
         if self.weights is not None:
-            load_vlm(self.tower, resolve_folder(self.weights), self.dtype)
+            folder = resolve_folder(self.weights)
+            check_sizes(self.config, self._given, folder)
+            load_vlm(self.tower, folder, self.dtype)
         _ = self.words.special  # read the tokenizer now, not in the first step
 
     def fingerprint(self) -> str:
@@ -220,7 +229,7 @@ class VLMEncoder(ContextEncoder):
         It reads the named folders, so it speaks for a frozen vision tower only.
         """
         sizes = {k: v for k, v in self.config.to_dict().items() if k != "transformers_version"}
-        said = [sizes, asdict(self.views), asdict(self.prompt), self.max_references]
+        said: list[Any] = [sizes, asdict(self.views), asdict(self.prompt), self.max_references]
         said += [str(self.dtype), [self.placeholders(mode) for mode in MODES]]
         digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
         if self.tokenizer is not None:

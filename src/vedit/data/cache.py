@@ -50,10 +50,13 @@ class CacheReader:
 
     def __init__(self, directory: str | Path, kind: Kind, fingerprint: str | None = None) -> None:
         self.directory, self.kind, self.fingerprint = Path(directory), kind, fingerprint
-        self._open: dict[str, tuple[Any, dict[str, int]]] = {}
+        self._open: dict[str, tuple[Any, dict[str, int], str]] = {}
 
     def status(self, entries: Iterable[Entry], reads: Sequence[str] = ()) -> CacheStatus:
         """Count how many of the samples can be served.
+
+        A file that holds nothing of a sample was made for another kind of encoder, which reads
+        other images: it is passed over, whatever its fingerprint.
 
         Args:
             entries: samples of the folder.
@@ -70,9 +73,11 @@ class CacheReader:
         for entry in entries:
             if entry.shard not in names:
                 exists = cache_path(self.directory / entry.shard, self.kind).is_file()
-                keys = self._file(entry.shard)[0].keys() if exists else []
+                keys = self._opened(entry.shard)[0].keys() if exists else []
                 names[entry.shard] = {key.partition("/")[0] for key in keys}
             keys_of = latent_keys(entry) if self.kind == "latents" else text_keys(entry, reads)
+            if keys_of & names[entry.shard]:
+                self._file(entry.shard)
             needed += 1
             present += keys_of <= names[entry.shard]
         return CacheStatus(present, needed)
@@ -123,6 +128,16 @@ class CacheReader:
             ) from error
 
     def _file(self, shard: str) -> tuple[Any, dict[str, int]]:
+        """An open file that the right encoder made, and the lengths of its features."""
+        file, lengths, made_by = self._opened(shard)
+        if self.fingerprint is not None and made_by != self.fingerprint:
+            raise DataError(
+                f"{cache_path(self.directory / shard, self.kind)}: stale, made by "
+                f"{made_by[:12]}..., the model has {self.fingerprint[:12]}...; {self._fix()}."
+            )
+        return file, lengths
+
+    def _opened(self, shard: str) -> tuple[Any, dict[str, int], str]:
         if shard not in self._open:
             path = cache_path(self.directory / shard, self.kind)
             try:
@@ -132,13 +147,8 @@ class CacheReader:
                 raise DataError(f"{path}: no cached {self.kind}; {self._fix()}.") from error
             except (SafetensorError, OSError) as error:
                 raise DataError(f"{path}: damaged ({error}); {self._fix()}.") from error
-            made_by = metadata.get("fingerprint", "")
-            if self.fingerprint is not None and made_by != self.fingerprint:
-                raise DataError(
-                    f"{path}: stale, made by {made_by[:12]}..., the model has "
-                    f"{self.fingerprint[:12]}...; {self._fix()}."
-                )
-            self._open[shard] = (file, json.loads(metadata.get("lengths", "{}")))
+            lengths = json.loads(metadata.get("lengths", "{}"))
+            self._open[shard] = (file, lengths, metadata.get("fingerprint", ""))
         return self._open[shard]
 
     def _fix(self) -> str:

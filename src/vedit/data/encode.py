@@ -229,7 +229,7 @@ def _save(path: Path, tensors: dict[str, Tensor], fingerprint: str, dtype: torch
 
 def _trimmed(value: Tensor) -> Tensor:
     """Drop zeros (or False) at the end of the first dimension."""
-    if value.ndim == 0:
+    if value.numel() == 0 or value.ndim == 0:
         return value
     used = value.reshape(len(value), -1).ne(0).any(1).nonzero()
     return value[: int(used[-1]) + 1] if len(used) else value[:0]
