@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from tests.tiny import built, make_batch, make_shards, make_system, shake
+from tests.tiny import BACKBONE, CONTEXT, built, make_batch, make_shards, make_system, shake
 from torch import Tensor
 
+from vedit.backbones.blocks import DualCrossBlock, UnifiedBlock
+from vedit.backbones.wan import WanDiT
 from vedit.conditioning.add import AddToTokens, PooledMask
-from vedit.conditioning.append import AppendTokens
+from vedit.conditioning.append import AppendContext, AppendTokens
 from vedit.conditioning.cross import CrossAttend
 from vedit.conditioning.dropout import ConditionDropout
+from vedit.context.umt5 import UMT5
 from vedit.data.module import EditData
 from vedit.errors import ConfigError, DataError, WeightsError
 from vedit.finetune.frozen import Frozen
@@ -196,8 +199,6 @@ def test_parts_that_do_not_fit_are_named() -> None:
     with pytest.raises(ConfigError, match="model.instruction: needs model.context"):
         make_system(context=None)
     from tests.tiny import BACKBONE
-
-    from vedit.backbones.wan import WanDiT
 
     wide = {**BACKBONE, "in_channels": 8}
     with pytest.raises(ConfigError, match="4 latent channels, but model.backbone takes 8"):
@@ -401,3 +402,35 @@ def test_a_slot_may_read_the_pixels_of_its_condition():
     cached = replace(batch, latents={"mask": torch.zeros(2, 4, 2, 4, 6)})
     with pytest.raises(DataError, match="key-0: model.mask reads pixels, .* only cached latents"):
         system.conditions(cached)
+
+
+def test_an_instruction_in_the_sequence_is_guided() -> None:
+    def unified() -> WanDiT:
+        return WanDiT(**BACKBONE, block=UnifiedBlock)
+
+    system = shake(built(backbone=unified, instruction=AppendContext))
+    batch = make_batch()
+    edits = [system.edit(batch, guidance=scale) for scale in (1.0, 3.0)]
+    assert edits[0].shape == (2, 3, 5, 16, 24)
+    assert not torch.allclose(*edits), "guidance did nothing"
+    other = replace(batch, instruction=("turn it upside down", "make it number 1"))
+    assert not torch.allclose(system.edit(other)[0], edits[0][0]), "the words did nothing"
+
+
+def test_training_with_the_instruction_in_the_sequence(shards: Path, tmp_path: Path) -> None:
+    def unified() -> WanDiT:
+        return WanDiT(**BACKBONE, block=UnifiedBlock)
+
+    _, losses = fit(tmp_path, shards, 2, backbone=unified, instruction=AppendContext)
+    assert len(losses) == 2
+    assert all(loss == loss for loss in losses)
+
+
+def test_a_context_of_more_streams_than_branches_is_refused() -> None:
+    class Two(UMT5):
+        streams = ("image",)
+
+    with pytest.raises(ConfigError, match=r"block: has no branch for .* 'image'.*DualCrossBlock"):
+        built(context=lambda spec: Two(spec, **CONTEXT))
+    dual = lambda: WanDiT(**BACKBONE, block=DualCrossBlock)  # noqa: E731
+    assert built(context=lambda spec: Two(spec, **CONTEXT), backbone=dual).model is not None

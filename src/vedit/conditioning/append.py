@@ -137,7 +137,8 @@ class AppendContext(Injection):
     For blocks without cross-attention (`UnifiedBlock`): context and video meet in one
     self-attention, and the context is modulated as clean at every step. MiVE, sections 4.2 and 4.4,
     equation 7. The paper does not say where the context lies on the time axis; here token i of L
-    lies at time i - L - 1, row 0, column 0, before the video and one frame in front of it.
+    lies at time i - L - 1, row 0, column 0, before the video and one frame in front of it. L counts
+    the padding of the batch; a `start` makes positions independent of the other samples.
 
     Args:
         spec: sizes of the backbone.
