@@ -198,8 +198,6 @@ def test_init_from_refuses_what_has_no_place(tmp_path: Path, shards: Path) -> No
 def test_parts_that_do_not_fit_are_named() -> None:
     with pytest.raises(ConfigError, match="model.instruction: needs model.context"):
         make_system(context=None)
-    from tests.tiny import BACKBONE
-
     wide = {**BACKBONE, "in_channels": 8}
     with pytest.raises(ConfigError, match="4 latent channels, but model.backbone takes 8"):
         built(backbone=lambda: WanDiT(**wide))
