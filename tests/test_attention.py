@@ -159,6 +159,12 @@ def test_kernels_agree_on_a_gpu(name):
     q, k, v = (x.cuda().bfloat16() for x in qkv())
     layout = AttentionLayout(LENGTHS, SEES)
     chosen = choose_kernel("cuda", torch.bfloat16, name)
-    expected = by_hand(q.float(), k.float(), v.float(), dense_mask(layout).cuda())
+    seen = dense_mask(layout).cuda()
+    expected = by_hand(q.float(), k.float(), v.float(), seen)
     out = attention(q, k, v, layout, kernel=chosen)
+    torch.testing.assert_close(out.float(), expected, rtol=0.02, atol=0.02)
+    valid = torch.ones(2, 12, dtype=torch.bool, device="cuda")
+    valid[1, 3:] = False  # leaves the last two segments of the second sample without a key
+    expected = by_hand(q.float(), k.float(), v.float(), seen & valid[:, None]).nan_to_num()
+    out = attention(q, k, v, layout, valid, chosen)
     torch.testing.assert_close(out.float(), expected, rtol=0.02, atol=0.02)

@@ -7,7 +7,7 @@ import torch
 from tests.wan import randomised, tiny
 
 from vedit.backbones.base import BackboneSpec
-from vedit.backbones.blocks import UnifiedBlock
+from vedit.backbones.blocks import DualCrossBlock, UnifiedBlock
 from vedit.batch import Conditions
 from vedit.conditioning.add import (
     AddToTokens,
@@ -117,6 +117,24 @@ def test_one_self_attention_over_everything_learns_in_full(slots):
     out.square().sum().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
     assert torch.equal(given.context.tokens.grad.any(2), valid)
+
+
+@pytest.mark.parametrize("stream", ["image", "first"])
+def test_both_branches_of_cross_attention_learn(stream):
+    def block(shape):
+        return DualCrossBlock(shape, stream=stream)
+
+    model = model_with({"source": AppendTokens}, block=block)
+    assert model.backbone.spec.streams == (stream,)
+    given = conditions("source")
+    added = Context(torch.randn(2, 3, 64), torch.tensor([[True] * 3, [True, False, False]]))
+    both = Conditions(given.latents, replace(given.context, streams={stream: added}))
+    x = torch.randn(SHAPE)
+    out = velocity(model, both, x)
+    assert out.shape == SHAPE
+    assert not torch.allclose(out, velocity(model, given, x))
+    out.square().sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 @pytest.mark.parametrize(("start", "expected"), [(None, [-6, -2]), (7, [7, 11])])
