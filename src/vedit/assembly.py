@@ -22,6 +22,7 @@ from vedit.finetune.base import Finetune
 from vedit.finetune.plan import FinetunePlan
 from vedit.finetune.trained import restore, start_from, trained_state
 from vedit.model import EditModel, materialise
+from vedit.precision import adapted
 
 
 class Assembly(LightningModule):
@@ -70,6 +71,11 @@ class Assembly(LightningModule):
         self.context: ContextEncoder | None = None
 
     # --- building -----------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Take over a true half precision, before Lightning has it build the parts."""
+        strategy = self.trainer.strategy
+        strategy.precision_plugin = adapted(strategy.precision_plugin)
 
     def configure_model(self) -> None:
         """Build the parts with their weights; Lightning calls it once the device is known."""

@@ -105,3 +105,13 @@ class Conditions:
         kept = {name: value for name, value in self.latents.items() if name not in names}
         context = None if "instruction" in names else self.context
         return Conditions(kept, context)
+
+    def to(self, dtype: torch.dtype) -> "Conditions":
+        """The conditions in a floating-point type; what marks padding stays as it is."""
+        latents = {name: value.to(dtype) for name, value in self.latents.items()}
+        return Conditions(latents, None if self.context is None else _cast(self.context, dtype))
+
+
+def _cast(context: Context, dtype: torch.dtype) -> Context:
+    streams = {name: _cast(stream, dtype) for name, stream in context.streams.items()}
+    return replace(context, tokens=context.tokens.to(dtype), streams=streams)

@@ -116,14 +116,15 @@ class EditModel(nn.Module):
         return sequence
 
     def forward(self, x_t: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
-        """Predict the velocity.
+        """Predict the velocity, in the type of the backbone's weights.
 
         Args:
             x_t: (B, C, t, h, w) noisy latents.
-            sigma: (B,) noise level in [0, 1].
+            sigma: (B,) noise level in [0, 1], in float32 whatever the weights are.
             conditions: what to condition on.
 
         Returns:
             (B, C, t, h, w), noise minus clean.
         """
-        return self.backbone(self.sequence(x_t, sigma, conditions))
+        dtype = next(self.backbone.parameters()).dtype
+        return self.backbone(self.sequence(x_t.to(dtype), sigma, conditions.to(dtype)))
