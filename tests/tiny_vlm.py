@@ -76,8 +76,7 @@ def encoder(kind: dict[str, Any] = QWEN25, **changes: Any) -> MLLMQueries:
         "counts": COUNTS,
         "views": VIEWS,
     }
-    model = MLLMQueries(SPEC, **{**arguments, **changes})
-    return awake(model)
+    return awake(MLLMQueries(**{"spec": SPEC, **arguments, **changes}))
 
 
 def awake(model: MLLMQueries) -> MLLMQueries:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vedit.context.mllm_queries import MLLMQueries
 from vedit.context.prompt import Prompt
-from vedit.context.reference_cases import encoder_of, read_cases, results_of
+from vedit.context.reference_cases import encoder_of, results_of
 from vedit.errors import DataError, WeightsError
+from vedit.testing.cases import read_cases
 
 FOLDER = Path(__file__).parents[3] / "shared" / "golden" / "kiwi_mllm"
 TOLERANCE = 1e-4
@@ -28,12 +29,15 @@ def encoder() -> MLLMQueries:
     return encoder_of(FOLDER)
 
 
-def cases() -> list[Any]:
-    if not FOLDER.is_dir():
-        return []
+def cases(*modes: str) -> list[Any]:
+    """Options and tensors of the cases of these modes, of all without any."""
+    found = read_cases(FOLDER) if FOLDER.is_dir() else []
     return [
-        pytest.param(*pair, id=f"{i}-{pair[0]['mode']}")
-        for i, pair in enumerate(read_cases(FOLDER))
+        pytest.param(
+            dict(case.options), dict(case.tensors), id=f"{case.name}-{case.options['mode']}"
+        )
+        for case in found
+        if not modes or case.options["mode"] in modes
     ]
 
 
@@ -50,16 +54,20 @@ def test_hidden_states_and_context_agree(
 
 
 @recorded
-def test_positions_matter(encoder: MLLMQueries) -> None:
-    case, given = next(pair for pair in read_cases(FOLDER) if pair[0]["mode"] == "video")
+@pytest.mark.parametrize(("case", "given"), cases("video"))
+def test_positions_matter(
+    encoder: MLLMQueries, case: dict[str, Any], given: dict[str, Tensor]
+) -> None:
     longer = {**given, "second_per_grid_ts": given["second_per_grid_ts"] + 1}
     found = results_of(encoder, case, longer)["context"]
     assert (found - given["context"]).abs().max() > TOLERANCE
 
 
 @recorded
-def test_several_references_read_out_the_last(encoder: MLLMQueries) -> None:
-    case, given = next(pair for pair in read_cases(FOLDER) if pair[0]["mode"] == "ref")
+@pytest.mark.parametrize(("case", "given"), cases("ref"))
+def test_several_references_read_out_the_last(
+    encoder: MLLMQueries, case: dict[str, Any], given: dict[str, Tensor]
+) -> None:
     ids = given["input_ids"][0].tolist()
     special = encoder.words.special
     end = len(ids) - ids[::-1].index(special.vision_end)
@@ -78,8 +86,10 @@ def test_several_references_read_out_the_last(encoder: MLLMQueries) -> None:
 
 
 @recorded
-def test_references_may_come_first(encoder: MLLMQueries) -> None:
-    case, given = next(pair for pair in read_cases(FOLDER) if pair[0]["mode"] == "ref")
+@pytest.mark.parametrize(("case", "given"), cases("ref"))
+def test_references_may_come_first(
+    encoder: MLLMQueries, case: dict[str, Any], given: dict[str, Tensor]
+) -> None:
     ids = given["input_ids"][0].tolist()
     special = encoder.words.special
     first = ids.index(special.vision_start)
@@ -93,8 +103,10 @@ def test_references_may_come_first(encoder: MLLMQueries) -> None:
 
 
 @recorded
-def test_pictures_that_do_not_fit_are_one_clear_line(encoder: MLLMQueries) -> None:
-    case, given = next(pair for pair in read_cases(FOLDER) if pair[0]["mode"] == "image")
+@pytest.mark.parametrize(("case", "given"), cases("image"))
+def test_pictures_that_do_not_fit_are_one_clear_line(
+    encoder: MLLMQueries, case: dict[str, Any], given: dict[str, Tensor]
+) -> None:
     more = {**given, "image_grid_thw": torch.tensor([[1, 4, 16]])}
     more["pixel_values"] = given["pixel_values"].repeat(2, 1)
     with pytest.raises(DataError, match="has no room for the 16 tokens"):

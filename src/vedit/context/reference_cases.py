@@ -26,27 +26,6 @@ from vedit.weights import tensors
 MODES: Mapping[str, Mode] = {"image": "image", "video": "video", "ref": "reference"}
 
 
-def read_cases(folder: str | Path) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
-    """The cases of a folder, each with its tensors by name.
-
-    Args:
-        folder: see above.
-
-    Returns:
-        Pairs of a case's options and its tensors.
-
-    Raises:
-        WeightsError: if a file is missing or broken.
-    """
-    found = tensors(folder, stems=("cases",))
-    pairs = []
-    for number, case in enumerate(_description(folder)["cases"]):
-        prefix = f"{number}."
-        own = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
-        pairs.append((case, own))
-    return pairs
-
-
 def encoder_of(folder: str | Path) -> MLLMQueries:
     """The encoder of a folder, with its weights.
 

@@ -85,6 +85,9 @@ def base_name(name: str) -> str:
     Args:
         name: in the checkpoint.
 
+    Returns:
+        The name in what `build_vlm` gave.
+
     Examples:
         >>> base_name("model.layers.0.mlp.up_proj.weight")
         'language_model.layers.0.mlp.up_proj.weight'

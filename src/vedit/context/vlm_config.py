@@ -137,6 +137,9 @@ def geometry_of(config: Any) -> PatchGeometry:
 
     Args:
         config: what `vlm_config` gave.
+
+    Returns:
+        Sizes and colours.
     """
     vision = config.vision_config
     sizes = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)

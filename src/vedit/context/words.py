@@ -46,6 +46,9 @@ class Words:
     def load(self) -> Any:
         """The tokenizer of transformers.
 
+        Returns:
+            One that knows the marks of a chat.
+
         Raises:
             WeightsError: if its folder is missing, holds none or a broken one.
             ConfigError: if none is named, or the model has no room for its tokens.
