@@ -64,7 +64,7 @@ def original_name(name: str, nested: bool) -> str:
 def random_vae(sizes: dict[str, Any]) -> AutoencoderKLWan:
     vae = AutoencoderKLWan(**sizes).requires_grad_(False)
     for parameter in vae.parameters():
-        parameter.normal_(1.0, 0.1)
+        parameter.add_(0.05 * torch.randn_like(parameter))
     return vae
 
 
@@ -119,7 +119,7 @@ def test_such_a_folder_encodes_as_diffusers_does(sizes: dict[str, Any], tmp_path
     for name, value in ours.vae.state_dict().items():
         assert torch.equal(value, vae.state_dict()[name]), name
     video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
-    torch.testing.assert_close(ours.encode(video), theirs.encode(video), rtol=0, atol=0)
+    torch.testing.assert_close(ours.encode(video), theirs.encode(video))
 
 
 def test_any_other_config_is_refused(tmp_path: Path) -> None:

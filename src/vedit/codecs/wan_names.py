@@ -49,6 +49,9 @@ def is_original(names: Mapping[str, Any]) -> bool:
 
     Args:
         names: its tensors by name.
+
+    Returns:
+        True for both Wan 2.1 and 2.2.
     """
     return "decoder.middle.0.residual.0.gamma" in names
 
@@ -58,6 +61,9 @@ def is_nested(names: Mapping[str, Any]) -> bool:
 
     Args:
         names: tensors by original name.
+
+    Returns:
+        True for Wan 2.2.
     """
     return any(name.startswith("encoder.downsamples.0.downsamples.") for name in names)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vedit.context.umt5 import UMT5
 from vedit.system import EditSystem
@@ -26,7 +26,7 @@ def conditioning_tensors(system: EditSystem) -> dict[str, Tensor]:
     from vedit.finetune.frozen import Frozen
 
     assert system.model is not None
-    parts = {"model.injections": system.model.injections}
+    parts: dict[str, nn.Module] = {"model.injections": system.model.injections}
     context = system.context
     if context is not None and not isinstance(context, UMT5):
         parts["context.connector"] = context.connector

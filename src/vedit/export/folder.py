@@ -116,7 +116,8 @@ def _write_others(system: EditSystem, output: Path) -> None:
     if isinstance(system.codec, WanVAE):
         system.codec.vae.save_pretrained(output / "vae")
     if isinstance(system.context, UMT5):
-        system.context.tower.save_pretrained(output / "text_encoder")
+        tower: Any = system.context.tower
+        tower.save_pretrained(output / "text_encoder")
         load_tokenizer(system.context.tokenizer).save_pretrained(output / "tokenizer")
     _scheduler(system).save_pretrained(output / "scheduler")
 

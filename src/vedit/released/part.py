@@ -14,6 +14,9 @@ def part(class_path: str, **arguments: Any) -> Tree:
         class_path: dotted path inside this package, without its name; or a whole one.
         **arguments: of the constructor.
 
+    Returns:
+        `class_path` and `init_args`.
+
     Examples:
         >>> part("conditioning.cross.CrossAttend")
         {'class_path': 'vedit.conditioning.cross.CrossAttend', 'init_args': {}}

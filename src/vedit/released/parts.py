@@ -41,6 +41,9 @@ def has(folder: Path, name: str) -> bool:
     Args:
         folder: of the model.
         name: of the part.
+
+    Returns:
+        True if it is there; its weights may still be missing.
     """
     return (folder / name / "config.json").is_file()
 
@@ -50,6 +53,9 @@ def has_weights(folder: Path) -> bool:
 
     Args:
         folder: of the part.
+
+    Returns:
+        True for whole files as for shards.
     """
     try:
         return bool(weight_files(folder))
@@ -63,6 +69,9 @@ def codec(folder: Path | None, channels: int) -> Tree:
     Args:
         folder: of the autoencoder, None if there is none.
         channels: C of the latents.
+
+    Returns:
+        The part "codec" of a model.
     """
     if folder is not None:
         return part("codecs.wan_vae.WanVAE", weights=str(folder))
@@ -78,6 +87,9 @@ def text_encoder(folder: Path, transformer: Transformer) -> Tree:
     Args:
         folder: of the model.
         transformer: what was found.
+
+    Returns:
+        The part "context" of a model.
     """
     given: Tree = {"projection": str(transformer.folder)}
     if has(folder, "text_encoder"):
@@ -96,6 +108,9 @@ def patch_embed(folder: Path) -> Tree:
 
     Args:
         folder: with `patch_embedding.{weight,bias}`; without them it starts at zero.
+
+    Returns:
+        The argument `embed` of an injection.
     """
     return part("conditioning.embed.PatchEmbed", weights=str(folder))
 
@@ -105,6 +120,9 @@ def source_added(folder: Path) -> Tree:
 
     Args:
         folder: of its embedding.
+
+    Returns:
+        The part "source" of a model.
     """
     return part("conditioning.add.SigmaScaledAdd", embed=patch_embed(folder))
 
@@ -114,6 +132,9 @@ def source_concatenated(transformer: Transformer) -> Tree:
 
     Args:
         transformer: whose convolution takes 2C channels.
+
+    Returns:
+        The part "source" of a model.
     """
     weights = str(transformer.folder)
     return part("conditioning.add.ConcatChannels", weights=weights, weights_slice="second")
@@ -124,6 +145,9 @@ def reference_appended(folder: Path) -> Tree:
 
     Args:
         folder: of their embedding; `ref_pad_first` in its config puts them in front.
+
+    Returns:
+        The part "reference" of a model.
     """
     first = bool(read_config(folder).get("ref_pad_first", False))
     return part(
@@ -139,6 +163,9 @@ def sampler(folder: Path) -> Tree:
 
     Args:
         folder: of the model.
+
+    Returns:
+        The part "sampler" of a model.
     """
     path = folder / "scheduler" / "scheduler_config.json"
     config: Tree = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -155,6 +182,9 @@ def query_encoder(folder: Path) -> Tree:
 
     Args:
         folder: of the model.
+
+    Returns:
+        The part "context" of a model.
     """
     place, processor = folder / "mllm_encoder", folder / "processor"
     said = read_config(place)

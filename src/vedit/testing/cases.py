@@ -77,6 +77,9 @@ def references_of(case: Case) -> Tensor | None:
 
     Args:
         case: with `reference.0`, `reference.1` and so on, each (B, C, 1, h, w).
+
+    Returns:
+        References in the order of their numbers.
     """
     names = [f"reference.{k}" for k in range(len(case.tensors))]
     found = [case.tensors[name] for name in names if name in case.tensors]
@@ -88,6 +91,9 @@ def conditions_of(case: Case) -> Conditions:
 
     Args:
         case: with `context` (B, L, D) and possibly `source` and references.
+
+    Returns:
+        Latents of what the case has, and the context.
     """
     latents = {"source": case.tensors.get("source"), "reference": references_of(case)}
     present = {name: value for name, value in latents.items() if value is not None}

@@ -62,6 +62,9 @@ def velocity_of(model: EditModel, case: Case) -> Tensor:
     Args:
         model: from `denoiser`.
         case: with `noisy`, `timestep` in [0, 1000], `sigma` and the conditions.
+
+    Returns:
+        The velocity, on the grid of the noisy latents.
     """
     given = case.tensors
     with source_gain(model, given.get("sigma")):

@@ -81,6 +81,9 @@ def largest_difference(found: Tensor, expected: Tensor) -> float:
         found: of any shape.
         expected: of the same shape.
 
+    Returns:
+        The difference, computed in float32.
+
     Raises:
         DataError: if the shapes differ.
     """
