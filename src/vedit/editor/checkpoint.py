@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vedit.data.transforms import Letterbox, ReferenceTransform
+from vedit.editor.reference import reference_transform
 from vedit.errors import ConfigError, DataError, WeightsError
 from vedit.released import Released, read_released
 
@@ -35,12 +37,14 @@ class Trained:
         system: With its weights, in evaluation mode.
         size: Of the clips it was trained on; None if the checkpoint does not say.
         precision: Lightning's name of the number format it was trained in.
+        reference: Brings references to the size of a clip as they were in training.
     """
 
     path: Path
     system: EditSystem
     size: ClipSize | None
     precision: str
+    reference: ReferenceTransform = field(default_factory=Letterbox)
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -109,7 +113,8 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     system.load_trained(checkpoint["state_dict"], str(path))
     _ready(system, device)
     precision = str((config.get("trainer") or {}).get("precision") or "32-true")
-    return Trained(path, system, _trained_size(checkpoint), precision)
+    reference = reference_transform(config, str(path))
+    return Trained(path, system, _trained_size(checkpoint), precision, reference)
 
 
 def load_released(released: Released, device: str | torch.device = "cpu") -> Trained:
@@ -132,7 +137,8 @@ def load_released(released: Released, device: str | torch.device = "cpu") -> Tra
     system.configure_model()
     _ready(system, device)
     size = None if released.size is None else ClipSize(*released.size)
-    return Trained(released.folder, system, size, "bf16-mixed")
+    reference = Letterbox(released.ground)
+    return Trained(released.folder, system, size, "bf16-mixed", reference)
 
 
 def _ready(system: EditSystem, device: str | torch.device) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vedit.data.transforms import letterbox, to_mask, to_model_range
+from vedit.data.transforms import ReferenceTransform, to_mask, to_model_range
 from vedit.editor.checkpoint import ClipSize
 from vedit.editor.inputs import Clip, Pixels, as_pixels, reference_images
 from vedit.video.region import iter_region
@@ -39,12 +39,15 @@ def regions(clip: Clip, mask: Pixels | None, size: ClipSize) -> Iterator[Tensor]
         yield to_mask((region * 255).byte()[None, :, :, None].expand(-1, -1, -1, 3))[:, 0]
 
 
-def references(given: Pixels | Sequence[Pixels] | None, size: ClipSize) -> Tensor | None:
-    """Reference images, letterboxed.
+def references(
+    given: Pixels | Sequence[Pixels] | None, size: ClipSize, transform: ReferenceTransform
+) -> Tensor | None:
+    """Reference images at the size of a clip.
 
     Args:
         given: one or several, as `vedit.editor.inputs.reference_images` takes them.
         size: at which the clip is edited.
+        transform: what brings an image to that size.
 
     Returns:
         (1, R, 3, H, W) in [-1, 1]; None if none is given.
@@ -52,5 +55,5 @@ def references(given: Pixels | Sequence[Pixels] | None, size: ClipSize) -> Tenso
     if given is None:
         return None
     pixels = (size.height, size.width)
-    images = [letterbox(signed(image), pixels) for image in reference_images(given)]
-    return torch.stack(images)[None]
+    images = [signed(image) for image in reference_images(given)]
+    return transform.stack(images, pixels, torch.Generator())[None]

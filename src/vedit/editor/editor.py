@@ -39,6 +39,7 @@ class Editor:
     def __init__(self, trained: Trained) -> None:
         self.system = trained.system
         self.path, self.size = trained.path, trained.size
+        self._transform = trained.reference
         self._bfloat16 = trained.precision.startswith("bf16")
 
     @classmethod
@@ -215,7 +216,7 @@ class Editor:
         small = (resized(signed(f), size.height, size.width) for f in clip.frames())
         sources = cut(small, size.frames, overlap)
         inside = cut(regions(clip, request.mask, size), size.frames, overlap)
-        reference = references(request.reference, size)
+        reference = references(request.reference, size, self._transform)
 
         def edited() -> Iterator[tuple[Tensor, int]]:
             for number, ((source, real), (region, _)) in enumerate(

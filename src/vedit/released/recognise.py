@@ -45,6 +45,7 @@ class Released:
         absent: parts that the layout has and this folder lacks, each with what that means.
         needed: those of them without which no video can be edited.
         size: frames, height and width it was made for, None if unknown.
+        ground: value around a letterboxed reference, -1 is black and 1 white.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Released:
     absent: dict[str, str]
     needed: tuple[str, ...]
     size: tuple[int, int, int] | None
+    ground: float = -1.0
 
     def require_complete(self) -> None:
         """Refuse a folder that cannot edit.
@@ -116,7 +118,8 @@ def read_released(folder: str | Path) -> Released | None:
     model = {"backbone": found.backbone, "codec": parts.codec(vae, found.channels), **composed}
     model |= {"sampler": parts.sampler(folder), "optimizer": part("torch.optim.AdamW", lr=1e-5)}
     needed = tuple(name for name in absent if name not in EMBEDDERS)
-    return Released(folder, model, absent, needed, SIZES.get(found.channels))
+    ground = 1.0 if "reference" in model else -1.0  # its training letterboxed on white
+    return Released(folder, model, absent, needed, SIZES.get(found.channels), ground)
 
 
 def _wan(folder: Path, found: Transformer, absent: dict[str, str]) -> dict[str, Any]:
