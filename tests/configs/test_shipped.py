@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.data.samples import sample, write_folder
 from tests.tiny import BACKBONE, CODEC, CONTEXT, ROOT, make_config, write_config
+from tests.tiny_vlm import QWEN25
 
 from vedit.cli import main
 from vedit.cli.experiment import check, read
@@ -25,11 +26,21 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(CONFIGS).with_suffix(""))
 
 
+PICTURES = {"min_pixels": 784, "max_pixels": 3136, "multiple": None}
+READER: dict[str, Any] = {
+    "weights": None,
+    "config": QWEN25,
+    "tokenizer": str(ROOT / "nano" / "tokenizer"),
+    "dtype": "float32",
+    "views": {"max_frames": 4, "video": PICTURES, "image": PICTURES, "reference": PICTURES},
+}
 # What makes a part tiny; classes that are not here have no sizes of their own.
 SIZES: dict[str, dict[str, Any]] = {
     "WanDiT": {**BACKBONE, "weights": None, "gradient_checkpointing": False},
     "WanVAE": {**CODEC, "weights": None, "dtype": "float32"},
     "UMT5": {**CONTEXT, "weights": None, "projection": None, "dtype": "float32"},
+    "MLLMQueries": {**READER, "counts": {"image": 3, "video": 4, "reference": 5}},
+    "MultiscaleVLM": READER,
     "LoRA": {"rank": 2, "alpha": None},
     "Euler": {"steps": 1},
     "UniPC": {"steps": 1},
@@ -59,6 +70,7 @@ def tiny(tree: Tree, shards: Path) -> Tree:
         "validation": str(shards),
         "test": None,
         "batch_size": 2,
+        "turns": None,
         "eval_batch_size": None,
         "num_workers": 0,
         "pin_memory": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -46,7 +47,7 @@ class Description:
         video: (frames, height, width).
         latents: (channels, t, h, w).
         segments: of the token sequence with every configured condition present.
-        context_tokens: tokens to cross-attend to, None if the encoder decides by the sample.
+        context_tokens: tokens to cross-attend to, as far as words do not decide their number.
         parts: parameters by part.
         transformer: parameters of the pretrained transformer as published, text projection
             included.
@@ -132,12 +133,13 @@ def describe(system: Any, frames: int, height: int, width: int, references: int 
             f"--height, --width: {height}x{width} makes latents of {grid}, which cannot be cut "
             f"into patches of {patch}; use multiples of {factor * patch[1]} and {factor * patch[2]}"
         )
-    context_tokens = context_length(system.context)
-    sequence = twin_sequence(system, grid, references, context_tokens or 0)
+    lengths = context_lengths(system, (frames, height, width), references)
+    sequence = twin_sequence(system, grid, references, lengths)
     attends = system.model.backbone.spec.cross_attention and sequence.context is not None
+    attended = sum(lengths.values()) if attends else 0
     forward = forward_flops(
         sequence.pack().layout,
-        (context_tokens or 0) if attends else 0,
+        attended,
         system.model.backbone.spec.width,
         ffn_width(system.model.backbone),
         system.model.backbone.spec.blocks,
@@ -147,7 +149,7 @@ def describe(system: Any, frames: int, height: int, width: int, references: int 
         video=(frames, height, width),
         latents=(system.codec.latent_channels, *grid),
         segments=tuple(_segment_row(segment, sequence) for segment in sequence.segments),
-        context_tokens=context_tokens if attends else None,
+        context_tokens=attended or None,
         parts=part_rows(system),
         transformer=published_parameters(system.model.backbone),
         forward_flops=forward.total,
@@ -156,19 +158,57 @@ def describe(system: Any, frames: int, height: int, width: int, references: int 
     )
 
 
-def twin_sequence(system: Any, grid: Grid, references: int, context_tokens: int) -> TokenSequence:
+def context_lengths(system: Any, video: Grid, references: int) -> dict[str, int]:
+    """Tokens of a sample's context by stream, see `ContextEncoder.lengths`.
+
+    Args:
+        system: built, on the meta device or not.
+        video: (frames, height, width).
+        references: reference images, if the reference slot is configured.
+
+    Returns:
+        Empty without a context encoder, or if it cannot tell.
+    """
+    if system.context is None:
+        return {}
+    images = {"source": torch.empty(1, 3, *video, device="meta")}
+    if references and "reference" in system.make_injections:
+        images["reference"] = torch.empty(1, references, 3, *video[1:], device="meta")
+    lengths: dict[str, int] = system.context.lengths(images)
+    return lengths
+
+
+def twin_sequence(
+    system: Any, grid: Grid, references: int, lengths: Mapping[str, int]
+) -> TokenSequence:
     """The sequence that the configured injections make, from a twin a few channels wide.
 
     Positions and visibility do not depend on the width, so a narrow twin tells them exactly and at
     once, while the real modules may be on the meta device.
+
+    Args:
+        system: built, on the meta device or not.
+        grid: of the latents.
+        references: reference images, if the reference slot is configured.
+        lengths: tokens of the context by stream.
+
+    Returns:
+        Segments with every configured condition present.
     """
     real = system.model.backbone.spec
     spec = replace(real, width=TWIN_WIDTH, latent_channels=1)
     injections = {name: make(spec) for name, make in system.make_injections.items()}
-    latents = {name: torch.zeros(1, 1, *grid) for name in injections if name != "instruction"}
+    channels = {"latents": 1, "pixels": 3}  # those at the resolution of latents do as well
+    latents = {
+        name: torch.zeros(1, channels[injection.reads], *grid)
+        for name, injection in injections.items()
+        if name != "instruction"
+    }
     if "reference" in latents:
         latents["reference"] = torch.zeros(1, 1, references, *grid[1:])
-    context = Context(torch.zeros(1, context_tokens, TWIN_WIDTH)) if system.context else None
+    streams = {n: Context(torch.zeros(1, length, TWIN_WIDTH)) for n, length in lengths.items()}
+    main = streams.pop("", Context(torch.zeros(1, 0, TWIN_WIDTH)))
+    context = replace(main, streams=streams) if system.context else None
     model = EditModel(_Twin(spec), nn.ModuleDict(injections))
     with torch.no_grad():
         return model.sequence(
@@ -201,16 +241,9 @@ def how_trained(backbone: nn.Module) -> Training:
     return "full" if all(train) else "lora" if any(train) else "frozen"
 
 
-def context_length(context: Any) -> int | None:
-    """Context tokens of a sample, None if they depend on it or there is no context encoder."""
-    for name in ("context_tokens", "max_tokens"):
-        if isinstance(length := getattr(context, name, None), int):
-            return length
-    return None
-
-
 def _segment_row(segment: Segment, sequence: TokenSequence) -> SegmentRow:
-    low, high = segment.positions.amin(0).tolist(), segment.positions.amax(0).tolist()
+    some = segment.positions if len(segment.positions) else segment.positions.new_zeros(1, 3)
+    low, high = some.amin(0).tolist(), some.amax(0).tolist()
     level = float(segment.sigma[0])
     sigma = {0.5: "of the target", 0.0: "0 (clean)"}.get(level, f"{level:g}")
     return SegmentRow(

@@ -69,6 +69,18 @@ class ContextEncoder(nn.Module, ABC):
     def context(self, features: Mapping[str, Tensor]) -> Context:
         """The tokens (B, L, D) that the backbone attends to, from `features`."""
 
+    def lengths(self, images: Mapping[str, Tensor]) -> dict[str, int]:
+        """How many tokens the context of a sample has, as far as words do not decide it.
+
+        Args:
+            images: as `features` takes them; their shapes count, so they may be on the meta device.
+
+        Returns:
+            Tokens of the main stream under "", those of others by name; nothing where only words
+            decide.
+        """
+        return {}
+
     @abstractmethod
     def null(self, batch: int) -> Context:
         """The context of the empty instruction, `batch` times, for classifier-free guidance."""

@@ -209,6 +209,11 @@ class CLIPImages(ContextEncoder):
         shape = (batch, self.tokens_per_image, self.sizes["hidden_size"])
         return Context(self.connector(weight.new_zeros(shape)))
 
+    def lengths(self, images: Mapping[str, Tensor]) -> dict[str, int]:
+        """As many tokens for each image it reads as the tower makes of one."""
+        there = [i for i, name in enumerate(self.reads_images) if name in images]
+        return {"": (there[-1] + 1) * self.tokens_per_image if there else 0}
+
     def fingerprint(self) -> str:
         """Digest of sizes, dtype, images read and weights; it speaks for a frozen tower only."""
         settings = [self.sizes, self.reads_images, self.fit, self.depth, str(self.dtype)]

@@ -95,6 +95,11 @@ class Decoupled(ContextEncoder):
         )
         return replace(text, streams={**text.streams, IMAGE: image})
 
+    def lengths(self, images: Mapping[str, Tensor]) -> dict[str, int]:
+        """Those of both encoders."""
+        text, image = (encoder.lengths(images) for encoder in self._encoders.values())
+        return text | ({IMAGE: image[""]} if "" in image else {})
+
     def null(self, batch: int) -> Context:
         """The empty instruction without the stream "image".
 

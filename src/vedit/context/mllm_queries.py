@@ -15,8 +15,8 @@ from torch import Tensor
 from vedit.backbones.base import BackboneSpec
 from vedit.context.connectors import QueryConnector, QueryCounts
 from vedit.context.frames import Views
-from vedit.context.prompt import Prompt, SpecialIds
-from vedit.context.shown import MODES, Mode
+from vedit.context.prompt import IMAGE, Prompt, SpecialIds
+from vedit.context.shown import MODES, Mode, shown
 from vedit.context.vlm import nothing
 from vedit.context.vlm_encoder import VLMEncoder
 from vedit.errors import DataError, WeightsError
@@ -49,7 +49,7 @@ class MLLMQueries(VLMEncoder):
             of which are the end of the turn, as the released weights need; "queries" keeps the
             places of the queries.
         reference_readout: "last" keeps the tokens of the last picture, as the released code does;
-            "all" those of every reference.
+            "all" those of every reference; "none" keeps none, so that queries alone speak of it.
         max_references: how many references are read, the first ones; None reads all.
         views: what of videos and images the tower is shown.
         prompt: the words around them.
@@ -70,7 +70,7 @@ class MLLMQueries(VLMEncoder):
         queries: str | None = None,
         counts: QueryCounts = QueryCounts(),  # noqa: B008 (frozen)
         readout: Literal["last", "queries"] = "last",
-        reference_readout: Literal["last", "all"] = "last",
+        reference_readout: Literal["last", "all", "none"] = "last",
         max_references: int | None = 1,
         views: Views = Views(),  # noqa: B008 (frozen)
         prompt: Prompt = Prompt(),  # noqa: B008 (frozen)
@@ -133,10 +133,17 @@ class MLLMQueries(VLMEncoder):
         cut = {"ids": features["ids"][:, :longest], "positions": features["positions"][:, :longest]}
         (hidden,) = self.hidden_states({**features, **cut}, self.connector.queries(mode))
         reference = None
-        if mode == "reference":
+        if mode == "reference" and self.reference_readout != "none":
             reference = _selected(hidden, self._reference(cut["ids"]))
         read = _selected(hidden, self._read(cut["ids"], length, mode))
         return Context(self.connector(read, reference, mode))
+
+    def lengths(self, images: Mapping[str, Tensor]) -> dict[str, int]:
+        """The queries of the kind of prompt, and the tokens of the reference that are kept."""
+        mode, pictures = shown(images, self.views, self.geometry, self.max_references)
+        kept = [one.tokens(self.merge) for one in pictures if one.token == IMAGE]
+        many = {"last": kept[-1:], "all": kept, "none": []}[self.reference_readout]
+        return {"": self.placeholders(mode) + (sum(many) if mode == "reference" else 0)}
 
     def null(self, batch: int) -> Context:
         """The context of the empty instruction without images, `batch` times."""

@@ -39,6 +39,11 @@ class Shown:
         """The grids that have positions of their own: a group of frames behind its time has."""
         return [self.grid] if self.seconds is None else [(1, *self.grid[1:])] * self.grid[0]
 
+    def tokens(self, merge: int) -> int:
+        """How many places it has in the prompt, one for each square of merge x merge patches."""
+        groups, rows, columns = self.grid
+        return groups * (rows // merge) * (columns // merge)
+
     def words(self, merge: int) -> str:
         """Its place in the user's turn."""
         return picture(self.token, self.grid, merge, self.seconds)
@@ -59,7 +64,8 @@ def shown(
         images: "source" (B, 3, F, H, W) and "reference" (B, R, 3, H, W) in [-1, 1], both optional.
         views: how large they are shown, and how many frames.
         geometry: how the tower cuts them.
-        max_references: how many references are shown, the first ones; None shows all.
+        max_references: how many references are shown, the first ones; None shows all, 0 is as if
+            there were none.
         tells_time: whether the model is told the time of each group of frames in words.
 
     Returns:
@@ -69,7 +75,8 @@ def shown(
         DataError: if a picture is too elongated.
         ConfigError: if `views` does not suit the tower.
     """
-    source, references = images.get("source"), images.get("reference")
+    source = images.get("source")
+    references = images.get("reference") if max_references != 0 else None
     mode: Mode = "video" if references is None else "reference"
     found = []
     if source is not None and source.shape[2] == 1 and references is None:

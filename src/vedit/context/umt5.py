@@ -216,6 +216,10 @@ class UMT5(ContextEncoder):
         padded = nn.functional.pad(text, (0, 0, 0, self.max_tokens - text.shape[1]))
         return Context(self.connector(padded.to(self.connector.linear_1.weight.dtype)))
 
+    def lengths(self, images: Mapping[str, Tensor]) -> dict[str, int]:
+        """`max_tokens`, whatever there is to see."""
+        return {"": self.max_tokens}
+
     def null(self, batch: int) -> Context:
         """The context of the empty instruction; its features are kept while the tower is frozen."""
         if self._tower_trains():
