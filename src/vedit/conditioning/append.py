@@ -131,18 +131,27 @@ class PrependFrames(AppendTokens):
         super().__init__(spec, embed, time="before", noise="clean", sees=sees, offset=offset)
 
 
+def padded_in_front(context: Context) -> Context:
+    """The context (B, L, D) with each sample's padding in front of its tokens, which keep order."""
+    if context.valid is None:
+        return context
+    order = context.valid.long().argsort(dim=1, stable=True)
+    tokens = context.tokens.gather(1, order[..., None].expand_as(context.tokens))
+    return Context(tokens, context.valid.gather(1, order))
+
+
 class AppendContext(Injection):
     """Append the encoded instruction to the sequence, as a segment named after its slot.
 
     For blocks without cross-attention (`UnifiedBlock`): context and video meet in one
     self-attention, and the context is modulated as clean at every step. MiVE, sections 4.2 and 4.4,
     equation 7. The paper does not say where the context lies on the time axis; here token i of L
-    lies at time i - L - 1, row 0, column 0, before the video and one frame in front of it. L counts
-    the padding of the batch; a `start` makes positions independent of the other samples.
+    lies at time i - L - 1, row 0, column 0, before the video and one frame in front of it. Padding
+    is moved to the front, so that a sample's positions do not depend on the rest of its batch.
 
     Args:
         spec: sizes of the backbone.
-        start: time position of the first token; None is -L - 1.
+        start: time position of the first token, padding behind the last; None is -L - 1.
         sees: names of the segments that its tokens may attend to; None means all.
 
     Raises:
@@ -186,6 +195,8 @@ class AppendContext(Injection):
             )
         length = context.tokens.shape[1]
         start = -length - 1 if self.start is None else self.start
+        if self.start is None:
+            context = padded_in_front(context)
         sigma = sequence["target"].sigma
         return sequence.append(
             Segment(
