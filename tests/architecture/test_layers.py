@@ -64,6 +64,8 @@ def test_empty_layers_keep_the_contracts(empty_layers: Path) -> None:
         ("engine/quality", "from vedit import system", "Modules import only lower layers"),
         ("tokens/__init__", "import vedit.video", "siblings never each other"),
         ("flow/path", "import vedit.attention", "siblings never each other"),
+        ("released/recognise", "import vedit.editor", "Modules import only lower layers"),
+        ("testing/golden", "import vedit.cli", "siblings never each other"),
         ("evaluation/__init__", "from vedit.system import EditSystem", "siblings never each other"),
         ("conditioning/add", "import vedit.backbones.wan", "siblings never each other"),
         ("flow/path", "import transformers", "transformers stays in"),

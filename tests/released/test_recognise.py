@@ -18,8 +18,9 @@ from tests.wan import randomised
 from vedit.batch import Conditions, EditBatch
 from vedit.cli import main
 from vedit.editor import Editor
-from vedit.editor.checkpoint import make_system
+from vedit.editor.checkpoint import load_trained, make_system
 from vedit.errors import WeightsError
+from vedit.export.export import export
 from vedit.released import read_released, recognise
 from vedit.testing.denoiser import denoiser
 from vedit.video import write_video
@@ -85,6 +86,16 @@ def test_a_folder_edits_videos(complete: Path, tmp_path: Path) -> None:
     other = editor.edit(small, "make it blue", reference=small[0].numpy(), fps=24, **options).frames
     assert plain.shape == small.shape
     assert not torch.equal(plain, other)
+
+
+def test_it_is_exported_and_read_again(complete: Path, tmp_path: Path) -> None:
+    lines = export(complete, "diffusers", tmp_path / "out")
+    assert any(line.startswith(f"{complete / 'mllm_encoder'}: ") for line in lines)
+    ours, theirs = (load_trained(folder).system for folder in (tmp_path / "out", complete))
+    video = {"source": torch.rand(1, 3, 5, 32, 48) * 2 - 1}
+    batch = EditBatch(("make it blue",), ("key",), video, torch.rand(1, 1, 3, 32, 48))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.edit(batch, steps=2), theirs.edit(batch, steps=2))
 
 
 def test_describe_knows_it(complete: Path, capsys: pytest.CaptureFixture[str]) -> None:

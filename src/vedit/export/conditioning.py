@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from vedit.context.umt5 import UMT5
+from vedit.finetune.frozen import Frozen
 from vedit.system import EditSystem
 
 FOLDER = "conditioning"
@@ -15,7 +16,7 @@ FOLDER = "conditioning"
 def conditioning_tensors(system: EditSystem) -> dict[str, Tensor]:
     """The injections' weights, and those of a context encoder that is no text encoder of Wan's.
 
-    Of such an encoder the connector is taken, and the tower if it trained.
+    Of such an encoder the connector is taken, and the tower if it trained or was never loaded.
 
     Args:
         system: built, its adapters merged.
@@ -23,14 +24,12 @@ def conditioning_tensors(system: EditSystem) -> dict[str, Tensor]:
     Returns:
         Tensors by the keys of a checkpoint, as `model.init_from` reads them.
     """
-    from vedit.finetune.frozen import Frozen
-
     assert system.model is not None
     parts: dict[str, nn.Module] = {"model.injections": system.model.injections}
     context = system.context
     if context is not None and not isinstance(context, UMT5):
         parts["context.connector"] = context.connector
-        if not isinstance(system.finetune.tower, Frozen):
+        if context.weights is None or not isinstance(system.finetune.tower, Frozen):
             parts["context.tower"] = context.tower
     return {
         f"{prefix}.{name}": value.detach().cpu()

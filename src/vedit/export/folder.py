@@ -62,6 +62,8 @@ def write_folder(trained: Trained, output: Path, dtype: torch.dtype) -> list[str
     extra = write_conditioning(output, conditioning_tensors(system))
     if extra is not None and pipeline is None:
         lines.append(f"{extra}: what diffusers has no place for")
+    if (kept := _kept_elsewhere(system)) is not None:
+        lines.append(f"{kept}: the context encoder, which stays there")
     size = trained.size
     whole = None if size is None else (size.frames, size.height, size.width)
     settings = write_settings(output, _settings(system, extra is not None), whole)
@@ -120,6 +122,12 @@ def _write_others(system: EditSystem, output: Path) -> None:
         tower.save_pretrained(output / "text_encoder")
         load_tokenizer(system.context.tokenizer).save_pretrained(output / "tokenizer")
     _scheduler(system).save_pretrained(output / "scheduler")
+
+
+def _kept_elsewhere(system: EditSystem) -> str | None:
+    """Where the weights of a context encoder lie that this folder does not hold."""
+    context = system.context
+    return None if context is None or isinstance(context, UMT5) else context.weights
 
 
 def _settings(system: EditSystem, extra: bool) -> dict[str, Any]:
