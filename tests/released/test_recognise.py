@@ -91,7 +91,9 @@ def test_a_folder_edits_videos(complete: Path, tmp_path: Path) -> None:
 def test_it_is_exported_and_read_again(complete: Path, tmp_path: Path) -> None:
     lines = export(complete, "diffusers", tmp_path / "out")
     assert any(line.startswith(f"{complete / 'mllm_encoder'}: ") for line in lines)
-    ours, theirs = (load_trained(folder).system for folder in (tmp_path / "out", complete))
+    exported, original = (load_trained(folder) for folder in (tmp_path / "out", complete))
+    assert exported.reference.ground == original.reference.ground == 1.0  # white
+    ours, theirs = exported.system, original.system
     video = {"source": torch.rand(1, 3, 5, 32, 48) * 2 - 1}
     batch = EditBatch(("make it blue",), ("key",), video, torch.rand(1, 1, 3, 32, 48))
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """Edit any video with a trained checkpoint."""
 
-from vedit.editor.editor import EditedVideo, Editor
+from vedit.editor.edited import EditedVideo
+from vedit.editor.editor import Editor
 
 __all__ = ["EditedVideo", "Editor"]

@@ -133,11 +133,12 @@ def load_released(released: Released, device: str | torch.device = "cpu") -> Tra
     """
     released.require_complete()
     system = make_system(released.model, str(released.folder))
-    system.config = {"model": released.model}
+    system.config = {"model": released.model, "data": {"reference": released.reference}}
     system.configure_model()
     _ready(system, device)
     size = None if released.size is None else ClipSize(*released.size)
-    reference = Letterbox(released.ground)
+    given = {"data": {"reference": released.reference}}
+    reference = reference_transform(given, str(released.folder))
     return Trained(released.folder, system, size, "bf16-mixed", reference)
 
 

@@ -27,7 +27,7 @@ from vedit.export.transformer import (
     transformer_tensors,
 )
 from vedit.flow.sampler import UniPC
-from vedit.released.exported import write_settings
+from vedit.released.exported import Settings, write_settings
 from vedit.system import EditSystem
 
 SHARD = "10GB"
@@ -64,9 +64,7 @@ def write_folder(trained: Trained, output: Path, dtype: torch.dtype) -> list[str
         lines.append(f"{extra}: what diffusers has no place for")
     if (kept := _kept_elsewhere(system)) is not None:
         lines.append(f"{kept}: the context encoder, which stays there")
-    size = trained.size
-    whole = None if size is None else (size.frames, size.height, size.width)
-    settings = write_settings(output, _settings(system, extra is not None), whole)
+    settings = write_settings(output, _settings(trained, extra is not None))
     return [*lines, f"{settings}: the composition; vedit reads {output} with it"]
 
 
@@ -130,7 +128,17 @@ def _kept_elsewhere(system: EditSystem) -> str | None:
     return None if context is None or isinstance(context, UMT5) else context.weights
 
 
-def _settings(system: EditSystem, extra: bool) -> dict[str, Any]:
+def _settings(trained: Trained, extra: bool) -> Settings:
+    config, size = trained.system.config or {}, trained.size
+    data = config.get("data") or {}
+    return Settings(
+        model=_model(trained.system, extra),
+        size=None if size is None else (size.frames, size.height, size.width),
+        reference=(data.get("init_args") or data).get("reference"),
+    )
+
+
+def _model(system: EditSystem, extra: bool) -> dict[str, Any]:
     """The model part of the configuration, its weights those of the exported folder."""
     if system.config is None:
         raise ConfigError("this editor does not know its configuration; export a run of vedit fit")

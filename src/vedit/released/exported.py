@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +14,47 @@ HERE = "./"
 """Begins paths inside the exported folder."""
 
 
-def write_settings(folder: Path, model: Tree, size: Sequence[int] | None) -> Path:
-    """Write the model part of a configuration beside the weights.
+@dataclass(frozen=True)
+class Settings:
+    """What lies beside exported weights.
+
+    Attributes:
+        model: the model part of a configuration.
+        size: frames, height and width of the clips it was trained on, None if unknown.
+        reference: how reference images come to that size, as `data.reference` says it.
+    """
+
+    model: Tree
+    size: tuple[int, int, int] | None = None
+    reference: Tree | None = None
+
+
+def write_settings(folder: Path, settings: Settings) -> Path:
+    """Write settings beside the weights.
 
     Args:
         folder: of the export.
-        model: arguments of `EditSystem`, paths inside the folder beginning with "./".
-        size: frames, height and width of the clips it was trained on, None if unknown.
+        settings: paths inside the folder begin with "./".
 
     Returns:
         The file.
     """
     import yaml
 
-    tree = {"model": model, "size": None if size is None else list(size)}
+    tree = {**asdict(settings), "size": None if settings.size is None else list(settings.size)}
     path = folder / FILE
     path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     return path
 
 
-def read_settings(folder: Path) -> tuple[Tree, tuple[int, int, int] | None] | None:
+def read_settings(folder: Path) -> Settings | None:
     """What `write_settings` wrote, with whole paths.
 
     Args:
         folder: of the export.
 
     Returns:
-        Model part and size; None if there are no settings.
+        The settings; None if there are none.
 
     Raises:
         WeightsError: if they cannot be read.
@@ -52,12 +66,12 @@ def read_settings(folder: Path) -> tuple[Tree, tuple[int, int, int] | None] | No
         return None
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        model, size = tree["model"], tree.get("size")
+        model, size, reference = tree["model"], tree.get("size"), tree.get("reference")
         whole = None if size is None else (int(size[0]), int(size[1]), int(size[2]))
     except (yaml.YAMLError, TypeError, KeyError, ValueError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise WeightsError(f"{path}: no settings of an exported model ({reason}).") from error
-    return _placed(model, folder), whole
+    return Settings(_placed(model, folder), whole, reference)
 
 
 def _placed(value: Any, folder: Path) -> Any:

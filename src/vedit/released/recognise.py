@@ -45,7 +45,8 @@ class Released:
         absent: parts that the layout has and this folder lacks, each with what that means.
         needed: those of them without which no video can be edited.
         size: frames, height and width it was made for, None if unknown.
-        ground: value around a letterboxed reference, -1 is black and 1 white.
+        reference: how reference images are brought to the size of a clip, as `data.reference` of a
+            configuration; None is a letterbox on black.
     """
 
     folder: Path
@@ -53,7 +54,7 @@ class Released:
     absent: dict[str, str]
     needed: tuple[str, ...]
     size: tuple[int, int, int] | None
-    ground: float = -1.0
+    reference: Tree | None = None
 
     def require_complete(self) -> None:
         """Refuse a folder that cannot edit.
@@ -100,7 +101,7 @@ def read_released(folder: str | Path) -> Released | None:
     """
     folder = Path(folder)
     if (exported := read_settings(folder)) is not None:
-        return Released(folder, exported[0], {}, (), exported[1])
+        return Released(folder, exported.model, {}, (), exported.size, exported.reference)
     found = find_transformer(folder) if folder.is_dir() else None
     if found is None:
         return None
@@ -118,7 +119,8 @@ def read_released(folder: str | Path) -> Released | None:
     model = {"backbone": found.backbone, "codec": parts.codec(vae, found.channels), **composed}
     model |= {"sampler": parts.sampler(folder), "optimizer": part("torch.optim.AdamW", lr=1e-5)}
     needed = tuple(name for name in absent if name not in EMBEDDERS)
-    ground = 1.0 if "reference" in model else -1.0  # its training letterboxed on white
+    # Such editors were trained with references on white.
+    ground = part("data.transforms.Letterbox", ground=1.0) if "reference" in model else None
     return Released(folder, model, absent, needed, SIZES.get(found.channels), ground)
 
 
