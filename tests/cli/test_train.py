@@ -42,7 +42,12 @@ def test_fit_saves_what_is_needed_to_go_on(
             "init_args": {
                 "embed": {
                     "class_path": "vedit.conditioning.embed.PatchEmbed",
-                    "init_args": {"bias": True, "zero_init": True},
+                    "init_args": {
+                        "bias": True,
+                        "zero_init": True,
+                        "weights": None,
+                        "weights_slice": None,
+                    },
                 },
                 "time": "before",
                 "noise": "clean",

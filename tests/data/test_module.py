@@ -22,7 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`tensorboardX` has been removed"),
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before"),
-    pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero"),
 ]
 
 
@@ -42,6 +41,8 @@ class Recorder(LightningModule):
 
     def validation_step(self, batch: EditBatch, index: int) -> None:
         self.validated.append(batch)
+
+    test_step = predict_step = validation_step
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -175,3 +176,28 @@ def test_what_is_missing_is_said_before_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.train: expected at least one folder"):
         EditData().train_dataloader()
     assert EditData().val_dataloader() == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "key"), [("validate", "validation"), ("test", "test"), ("predict", "test")]
+)
+def test_evaluating_on_nothing_is_an_error_not_a_run_of_no_batches(
+    folder: Path, tmp_path: Path, stage: str, key: str
+) -> None:
+    call = getattr(trainer(tmp_path), stage)
+    with pytest.raises(ConfigError, match=rf"data\.{key}: expected at least one folder"):
+        call(Recorder(), EditData(train=str(folder)))
+
+
+def test_training_without_validation_leaves_the_trainer_as_it_was(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = trainer(tmp_path, max_steps=1, limit_val_batches=2)
+    run.fit(Recorder(), EditData(train=str(folder)))
+    assert run.limit_val_batches == 2
+
+
+def test_overfitting_is_a_matter_of_the_data(folder: Path, tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_steps=1, overfit_batches=1)
+    with pytest.raises(ConfigError, match=r"trainer\.overfit_batches: got 1; .* data\.limit"):
+        run.fit(Recorder(), EditData(train=str(folder)))

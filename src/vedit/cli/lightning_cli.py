@@ -87,7 +87,6 @@ def silence() -> None:
         ".*module.s. in eval mode at the start of training.*",  # the codec, on purpose
         "The '.*_dataloader' does not have many workers",  # cached latents need none
         "You're resuming from a checkpoint that ended",  # EditData knows where it stands
-        "Total length of `list` across ranks is zero",  # no validation data
         ".*Checkpoint directory .* exists and is not empty.*",  # resuming
     ):
         warnings.filterwarnings("ignore", message=message)

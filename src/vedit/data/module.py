@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, DistributedSampler
 
 from vedit.batch import EditBatch
@@ -100,15 +100,41 @@ class EditData(LightningDataModule):
         self.consumed = 0
         """Global batches trained on so far: the whole state of the order of data."""
         self._sampler: PlanSampler | None = None
+        self._limit_val_batches: int | float | None = None
 
     def setup(self, stage: str) -> None:
-        """Check that every folder has a readable index, before anything slow happens.
+        """Check that there is data, and an index in every folder, before anything slow happens.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict".
 
         Raises:
-            DataError: A folder has none, or it does not fit the shards.
+            ConfigError: Nothing is configured to evaluate on, or the trainer is to overfit, which
+                takes `limit` here.
+            DataError: A folder has no readable index, or it does not fit the shards.
         """
+        needed = {"validate": "validation", "test": "test", "predict": "test"}.get(stage)
+        if needed is not None and not getattr(self, needed):
+            raise _missing(needed)
         for folder in (*self.train, *self.validation, *self.test):
             read_index(folder)
+        if stage == "fit" and self.trainer is not None:
+            self._check_trainer(self.trainer)
+
+    def _check_trainer(self, trainer: Trainer) -> None:
+        if trainer.overfit_batches:
+            raise ConfigError(
+                f"trainer.overfit_batches: got {trainer.overfit_batches}; to overfit on purpose "
+                "say on how many samples with data.limit."
+            )
+        if not self.validation:  # no loop over nothing, of which Lightning would warn
+            self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
+
+    def teardown(self, stage: str) -> None:
+        """Leave the trainer as it was."""
+        if self._limit_val_batches is not None and self.trainer is not None:
+            self.trainer.limit_val_batches = self._limit_val_batches
+            self._limit_val_batches = None
 
     def train_dataloader(self) -> DataLoader[EditBatch]:
         """Batches from where training stands.
@@ -118,7 +144,7 @@ class EditData(LightningDataModule):
             DataError: A cache is stale, or missing while ``latents`` is "always".
         """
         if not self.train:
-            raise ConfigError("data.train: expected at least one folder of shards, got none.")
+            raise _missing("train")
         datasets = [
             self._dataset(f, wording=self.wording, reference=self.reference) for f in self.train
         ]
@@ -238,6 +264,10 @@ class EditData(LightningDataModule):
             return 0, 1
         ranks = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
         return ranks["rank"], ranks["num_replicas"]
+
+
+def _missing(key: str) -> ConfigError:
+    return ConfigError(f"data.{key}: expected at least one folder of shards, got none.")
 
 
 def _costs(context: Any) -> bool:
