@@ -166,6 +166,9 @@ class Assembly(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load what trains, strictly.
 
+        Args:
+            checkpoint: what `on_save_checkpoint` stored.
+
         Raises:
             WeightsError: if the checkpoint holds anything else, or less.
         """

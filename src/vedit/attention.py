@@ -97,6 +97,9 @@ def choose_kernel(device: str, dtype: torch.dtype, name: KernelName = "auto") ->
         dtype: of queries, keys and values.
         name: what the configuration asks for.
 
+    Returns:
+        The kernel; its `reason` is for people.
+
     Raises:
         ConfigError: if the name is unknown, or the kernel is not installed or cannot take `dtype`.
     """

@@ -80,6 +80,9 @@ class EditModel(nn.Module):
             backbone: builds the backbone.
             injections: slot to factory, in the order in which they act; None is off.
 
+        Returns:
+            The model, its injections fresh unless they name weights of their own.
+
         Raises:
             ConfigError: if an injection does not suit the backbone; it names the slot.
             WeightsError: if the backbone's weights do not fit.

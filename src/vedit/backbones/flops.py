@@ -34,6 +34,12 @@ class Flops:
 def attended_pairs(layout: AttentionLayout) -> int:
     """(query, key) pairs of self-attention.
 
+    Args:
+        layout: lengths of the segments, and which of them each one sees.
+
+    Returns:
+        How many there are, for one sample and one head.
+
     Examples:
         >>> attended_pairs(AttentionLayout((3, 2)))
         25
@@ -63,6 +69,9 @@ def forward_flops(
         width: d.
         ffn_width: f.
         blocks: number of transformer blocks.
+
+    Returns:
+        Floating-point operations for one sample, a multiplication and an addition counted as two.
     """
     tokens = sum(layout.lengths)
     linear = 8 * width**2 * tokens + 4 * width * ffn_width * tokens
@@ -83,6 +92,9 @@ def step_flops(forward: Flops, training: Training, recompute: bool = False) -> f
         forward: of one sample.
         training: what trains in the backbone; a frozen one still passes gradients on.
         recompute: whether activations are recomputed in the backward pass.
+
+    Returns:
+        Floating-point operations for one sample.
     """
     linear = 3 if training == "full" else 2
     steps = linear * forward.linear + 3 * forward.attention

@@ -11,6 +11,12 @@ from torch import Tensor
 def axis_widths(head_width: int) -> tuple[int, int, int]:
     """Channels of a head given to time, rows and columns, as Wan divides them.
 
+    Args:
+        head_width: channels of a head.
+
+    Returns:
+        Channels for time, rows and columns, which sum to `head_width`.
+
     Examples:
         >>> axis_widths(128)
         (44, 42, 42)

@@ -169,6 +169,12 @@ class WanDiT(Backbone):
     def embed(self, latents: Tensor) -> tuple[Tensor, Grid]:
         """Latents (B, C, t, h, w) to tokens (B, N, D) and their grid.
 
+        Args:
+            latents: (B, C, t, h, w).
+
+        Returns:
+            Tokens (B, N, D), and the grid that they form.
+
         Raises:
             ValueError: if the latents cannot be cut into whole patches.
         """
@@ -187,6 +193,9 @@ class WanDiT(Backbone):
         Args:
             device: where the tokens live.
             dtype: of the tokens; autocast overrides it.
+
+        Returns:
+            What `attention` chose, or what it falls back to there.
         """
         if torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)

@@ -42,7 +42,7 @@ class PeriodicCheckpoint(ModelCheckpoint):
 class Interrupted(Exception):  # noqa: N818 (a request, not an error)
     """Training stopped at the user's request, between two steps.
 
-    Attributes:
+    Args:
         step: optimizer steps done.
         checkpoint: where the state went, None if nowhere.
         config: the run's resolved configuration, None if it was not saved.

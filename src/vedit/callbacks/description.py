@@ -122,6 +122,9 @@ def describe(system: Any, frames: int, height: int, width: int, references: int 
         width: in pixels.
         references: reference images, if the reference slot is configured.
 
+    Returns:
+        Its segments, its parameters by part, and the operations of a step.
+
     Raises:
         DataError: if the codec cannot take this size.
     """

@@ -74,6 +74,12 @@ def total_steps(trainer: Trainer) -> int | None:
 def clock(seconds: float) -> str:
     """Seconds as h:mm:ss.
 
+    Args:
+        seconds: a duration; fractions are dropped.
+
+    Returns:
+        Hours without a leading zero, minutes and seconds with one.
+
     Examples:
         >>> clock(3725)
         '1:02:05'

@@ -32,6 +32,9 @@ def parse_arguments(given: Sequence[str], flags: Sequence[str] = ("help",)) -> A
         given: `--key value`, `--key=value`, `--config FILE` (or `-c`), and the flags.
         flags: names that take no value.
 
+    Returns:
+        Files and overrides in the order in which they were given, and the flags that were.
+
     Raises:
         ConfigError: for anything else.
 

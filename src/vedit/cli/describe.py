@@ -37,6 +37,9 @@ def main(command: str, given: Sequence[str]) -> int:
         command: "describe".
         given: what follows it.
 
+    Returns:
+        The exit code, 0.
+
     Raises:
         ConfigError: if the configuration or the size is wrong.
         WeightsError: if the checkpoint does not fit.

@@ -34,6 +34,13 @@ KEYS = {
 def read(files: Sequence[str], overrides: Sequence[tuple[str, Any]] = ()) -> Composed:
     """Compose an experiment and check its top level; imports nothing heavy.
 
+    Args:
+        files: as in `compose`.
+        overrides: as in `compose`.
+
+    Returns:
+        The configuration, its `model`, `data` and `trainer` not yet checked.
+
     Raises:
         ConfigError: see `compose`; or if a top-level key is unknown or `model` is missing.
     """
@@ -62,6 +69,9 @@ def check(composed: Composed, trainer: bool = True) -> Tree:
     Args:
         composed: from `read`.
         trainer: whether to check `trainer` and `data` too.
+
+    Returns:
+        The tree, with the full path of every class.
 
     Raises:
         ConfigError: at the first mistake.
@@ -97,6 +107,11 @@ def check(composed: Composed, trainer: bool = True) -> Tree:
 def check_parts(checker: Checker, tree: Any, key: str) -> None:
     """Check the package's own classes one by one, before Lightning takes its seconds to import.
 
+    Args:
+        checker: of the configuration that holds the tree.
+        tree: part of the configuration; whatever it holds is checked too.
+        key: dotted place of the tree, for messages.
+
     Raises:
         ConfigError: at the first argument that a class does not take, or of the wrong type.
     """
@@ -117,6 +132,9 @@ def system(checked: Tree) -> EditSystem:
 
     Args:
         checked: from `check`.
+
+    Returns:
+        A system that `configure_model` builds.
 
     Raises:
         ConfigError: if the parts do not fit each other.
@@ -154,6 +172,12 @@ class one_line_errors:  # noqa: N801 (reads as a function)
 
 def checkpoint_path(composed: Composed) -> str | None:
     """The configured checkpoint.
+
+    Args:
+        composed: from `read`.
+
+    Returns:
+        Its path, or "last", "best" or "hpc", which Lightning resolves; None if none is configured.
 
     Raises:
         ConfigError: if it names a file that is not there; the message lists those beside it.

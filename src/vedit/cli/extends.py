@@ -96,6 +96,13 @@ def merge(base: Tree, top: Mapping[str, Any]) -> Tree:
     `init_args` alone add to the class named below; and a key that ends with `+` appends its list to
     the one below.
 
+    Args:
+        base: what lies below.
+        top: what wins.
+
+    Returns:
+        A new tree; neither of the two is changed.
+
     Examples:
         >>> merge({"a": {"class_path": "A", "init_args": {"x": 1}}}, {"a": {"class_path": "B"}})
         {'a': {'class_path': 'B'}}
@@ -126,6 +133,9 @@ def find_config(name: str | Path, beside: Path | None = None) -> Path:
     Args:
         name: a path, with or without `.yaml`.
         beside: the file that names it; its folder is looked in first, then `configs/`.
+
+    Returns:
+        The first file of that name.
 
     Raises:
         ConfigError: if it is in none of these places; the message lists close names.

@@ -70,6 +70,12 @@ def literals(hint: Any) -> list[str]:
 def describe_type(hint: Any) -> str:
     """A type as a reader says it.
 
+    Args:
+        hint: an annotation.
+
+    Returns:
+        Words for an error message, such as "int or null".
+
     Examples:
         >>> describe_type(int | None), describe_type(typing.Literal["a", "b"])
         ('int or null', "one of 'a', 'b'")

@@ -41,6 +41,9 @@ class Signature:
 def find_misspelt(composed: Composed) -> None:
     """Look at every key of `model`, `data` and `trainer`.
 
+    Args:
+        composed: the configuration, none of its classes imported.
+
     Raises:
         ConfigError: at the first key that its constructor certainly does not take.
     """

@@ -46,6 +46,10 @@ def main(command: str, given: Sequence[str]) -> int:
 def run(command: str, checked: Tree) -> int:
     """Hand a checked configuration to Lightning.
 
+    Args:
+        command: fit, validate, test or predict.
+        checked: from `vedit.cli.experiment.check`.
+
     Returns:
         0, or 130 after Ctrl-C.
     """
@@ -76,6 +80,10 @@ def run(command: str, checked: Tree) -> int:
 
 def refuse_to_overwrite(composed: Composed, checked: Tree) -> None:
     """Keep a new training from mixing with an old one of the same name.
+
+    Args:
+        composed: names the place of `name` in the message.
+        checked: says where the run writes, and whether it resumes.
 
     Raises:
         ConfigError: if the run's folder holds checkpoints and no `ckpt_path` is given.

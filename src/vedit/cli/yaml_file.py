@@ -44,6 +44,12 @@ _read_exponents()
 def read_yaml(path: Path) -> Tree:
     """Read one YAML mapping.
 
+    Args:
+        path: an UTF-8 file; an empty one is an empty mapping.
+
+    Returns:
+        Its keys and values.
+
     Raises:
         ConfigError: if it cannot be read or is not a mapping; the message gives the line.
     """
@@ -63,6 +69,12 @@ def read_yaml(path: Path) -> Tree:
 
 def parse_value(text: str) -> Any:
     """The value that `text` has in YAML: `null`, numbers, lists and the like.
+
+    Args:
+        text: what follows a key on the command line.
+
+    Returns:
+        Its value; text that is no YAML is itself.
 
     Examples:
         >>> parse_value("null"), parse_value("1e-4"), parse_value("[a, 2]"), parse_value("${name}")

@@ -209,6 +209,13 @@ def clip_spans(directory: Path, split: str) -> list[tuple[Path, Span]]:
     with STOP null for the end. Otherwise demo clips keep to their table, and any other video
     is for training.
 
+    Args:
+        directory: A folder of videos.
+        split: Such as "train", "val" or "test".
+
+    Returns:
+        Each video with a range of its frames, in the order of the file names.
+
     Raises:
         DataError: The folder has no video for this split, or its ``splits.json`` is wrong.
     """

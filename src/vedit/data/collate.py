@@ -31,6 +31,12 @@ class EditSample:
 def collate(samples: Sequence[EditSample]) -> EditBatch:
     """Stack samples.
 
+    Args:
+        samples: One at least.
+
+    Returns:
+        Their batch of B samples, each tensor with B rows.
+
     Raises:
         DataError: They differ in shape, in what they are conditioned on, or in kind.
     """

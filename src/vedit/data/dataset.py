@@ -59,6 +59,12 @@ class EditDataset:
     def __getitem__(self, draw: Draw | int) -> EditSample:
         """Read a sample; everything random about it follows from the seed of the draw.
 
+        Args:
+            draw: Which sample, with which seed, shown as what; a bare number takes seed 0.
+
+        Returns:
+            Its words with pixels (3, F, H, W) in [-1, 1], latents (C, t, h, w), or both.
+
         Raises:
             DataError: The shard or its cache is damaged.
         """

@@ -36,6 +36,12 @@ class ShardIndex:
 def read_index(directory: str | Path) -> ShardIndex:
     """Read the index of a folder of shards.
 
+    Args:
+        directory: Folder of shards.
+
+    Returns:
+        Its samples.
+
     Raises:
         DataError: There is no index, it is damaged, or a shard was removed or replaced since.
     """
@@ -59,6 +65,13 @@ def read_index(directory: str | Path) -> ShardIndex:
 
 def build_index(directory: str | Path, progress: Callable[[str], None] = print) -> ShardIndex:
     """Index the shards of a folder, checking every sample of those that are new or changed.
+
+    Args:
+        directory: Folder of shards.
+        progress: Receives one line per shard that is read.
+
+    Returns:
+        The index that was written.
 
     Raises:
         DataError: There are no shards, a shard is damaged, a key occurs twice, or another process
@@ -100,6 +113,14 @@ def write_index(
     directory: str | Path, entries: Iterable[Entry], shards: Sequence[str]
 ) -> ShardIndex:
     """Write the index of a folder at once.
+
+    Args:
+        directory: Folder of shards.
+        entries: Samples in the order of the shards.
+        shards: Names of all shards, also of those without a sample.
+
+    Returns:
+        The index that was written.
 
     Raises:
         DataError: A key occurs in two shards.

@@ -28,6 +28,9 @@ def decode_member(
         reference: What to do to a reference; None letterboxes it.
         generator: Source of chance for it.
 
+    Returns:
+        (3, F, H, W) in [-1, 1] at the size of the sample.
+
     Raises:
         DataError: The bytes are damaged or of another shape than the record says.
     """

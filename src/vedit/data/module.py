@@ -63,11 +63,11 @@ class EditData(LightningDataModule):
         reference: What happens to reference images in training, and without its chance in
             validation and tests; None letterboxes them.
         drop_last: Leave out batches that are smaller than ``batch_size``.
+        pin_memory: Copy batches to pinned memory, for a GPU.
+        limit: Train on the first so many samples of each folder alone, to overfit on purpose.
         turns: Strict turns between kinds of samples ("image", "video", "reference") or between the
             folders of ``train``: how many batches of each make a cycle; None mixes them all. Where
             there are none of a kind, others stand in, see `vedit.data.kinds`.
-        limit: Train on the first so many samples of each folder alone, to overfit on purpose.
-        pin_memory: Copy batches to pinned memory, for a GPU.
     """
 
     def __init__(
@@ -138,6 +138,9 @@ class EditData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[EditBatch]:
         """Batches from where training stands.
+
+        Returns:
+            Whole batches of this rank, to the end of the epoch.
 
         Raises:
             ConfigError: No training data is configured.

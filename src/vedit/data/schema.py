@@ -84,6 +84,9 @@ class SampleRecord:
             text: The JSON.
             where: Names the place in errors: shard and key.
 
+        Returns:
+            The record.
+
         Raises:
             DataError: No JSON object, a field missing, unknown or of another type.
         """
@@ -96,6 +99,13 @@ class SampleRecord:
     @classmethod
     def from_dict(cls, content: object, where: str) -> SampleRecord:
         """Check every field of parsed JSON; see `from_json`.
+
+        Args:
+            content: What a JSON parser returned.
+            where: Names the place in errors: shard and key.
+
+        Returns:
+            The record.
 
         Raises:
             DataError: No mapping, a field missing, unknown or of another type.
@@ -122,6 +132,9 @@ class SampleRecord:
 
     def validate(self, where: str) -> None:
         """Check what types cannot say.
+
+        Args:
+            where: Names the place in errors: shard and key.
 
         Raises:
             DataError: A value out of range.

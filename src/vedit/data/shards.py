@@ -56,6 +56,9 @@ class Sample:
     def members(self) -> dict[str, bytes]:
         """Bytes of each member by suffix.
 
+        Returns:
+            Suffix to bytes, in the order in which they are written; the record comes last.
+
         Raises:
             DataError: The record promises a mask or reference that is absent, or the reverse.
         """
@@ -86,6 +89,13 @@ def shard_name(split: str, number: int) -> str:
 def write_shard(path: Path, samples: Iterable[Sample]) -> list[Entry]:
     """Write a shard; it has its name only once it is complete. Equal samples, equal bytes.
 
+    Args:
+        path: The file to write; its folder is made.
+        samples: In the order in which they lie in the shard.
+
+    Returns:
+        One entry per sample.
+
     Raises:
         DataError: A key occurs twice, or a sample contradicts its record.
     """
@@ -113,6 +123,12 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> list[Entry]:
 
 def scan_shard(path: Path) -> list[Entry]:
     """Read a shard from end to end and check every sample in it.
+
+    Args:
+        path: A tar.
+
+    Returns:
+        One entry per sample.
 
     Raises:
         DataError: The shard is cut off, a member is missing, doubled or apart from its sample,
@@ -155,6 +171,13 @@ class ShardReader:
 
     def read(self, entry: Entry, suffix: str) -> NamedBytes:
         """Read one member.
+
+        Args:
+            entry: The sample.
+            suffix: Of the member, such as ``source.mp4``.
+
+        Returns:
+            Its bytes, named after shard and member.
 
         Raises:
             DataError: The shard is missing, or its bytes are not those that were indexed.

@@ -89,6 +89,9 @@ def cut_shots(
         cache: Keep the result of a file beside it, as ``NAME.shots.json``, and use it again as
             long as the file and the rule are the same.
 
+    Returns:
+        Ranges of frames that cover the video without a gap.
+
     Raises:
         DataError: The file is missing, empty, holds no video, or is cut off.
     """

@@ -101,6 +101,13 @@ def moving_blob(
 def starting_at(mask: Tensor, frame: int) -> Tensor:
     """The same region, active only from ``frame`` on: an edit that sets in within the clip.
 
+    Args:
+        mask: (F, 1, H, W) of zeros and ones.
+        frame: Number of the first active frame.
+
+    Returns:
+        A new mask of the same shape, zero before that frame.
+
     Raises:
         ConfigError: The clip has no such frame.
     """

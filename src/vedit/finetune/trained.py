@@ -31,6 +31,9 @@ def trained_state(parts: Parts, gathered: Mapping[str, Tensor] | None = None) ->
         parts: by prefix.
         gathered: the whole state by full keys, where it was gathered from several ranks; None
             reads it from the modules.
+
+    Returns:
+        Tensors by "PREFIX.NAME".
     """
     found: dict[str, Tensor] = {}
     for name, (module, finetune) in parts.items():
@@ -100,6 +103,9 @@ def read_trained(path: str | Path) -> dict[str, Tensor]:
 
     Args:
         path: relative to the current directory, or else to the root of this repository.
+
+    Returns:
+        Tensors by the keys that the file has.
 
     Raises:
         WeightsError: if nothing of the kind is there.

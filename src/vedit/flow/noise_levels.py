@@ -13,6 +13,10 @@ from vedit.flow.path import shift as shifted
 def require_positive(key: str, value: float) -> None:
     """Refuse what cannot be a size, a step count or a shift.
 
+    Args:
+        key: names it in the message.
+        value: what was given.
+
     Raises:
         ConfigError: if the value is not above zero.
     """

@@ -16,6 +16,13 @@ Number = TypeVar("Number", float, Tensor)
 def align(sigma: Tensor, like: Tensor) -> Tensor:
     """Noise levels (B,) shaped to multiply a tensor (B, ...).
 
+    Args:
+        sigma: (B,).
+        like: (B, ...).
+
+    Returns:
+        (B, 1, ..., 1), with as many dimensions as `like`.
+
     Examples:
         >>> import torch
         >>> align(torch.zeros(2), torch.zeros(2, 3, 4)).shape
@@ -47,6 +54,13 @@ def interpolate(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 
 def velocity(clean: Tensor, noise: Tensor) -> Tensor:
     """What the model learns to predict: the same at every noise level.
+
+    Args:
+        clean: (B, ...).
+        noise: (B, ...).
+
+    Returns:
+        (B, ...), the derivative of `interpolate` by sigma: noise - clean.
 
     Examples:
         >>> import torch
@@ -85,6 +99,9 @@ def shift(sigma: Number, factor: float) -> Number:
     Args:
         sigma: in [0, 1].
         factor: above 1 moves towards noise, 1 changes nothing.
+
+    Returns:
+        In [0, 1], of the type of `sigma`.
 
     Examples:
         >>> shift(0.5, 3.0)

@@ -58,6 +58,12 @@ class Video:
 def probe(source: Source) -> VideoInfo:
     """Describe a video; the frames are decoded and counted when the header cannot be trusted.
 
+    Args:
+        source: Path or binary stream.
+
+    Returns:
+        Frames, size in pixels, frames and seconds, and whether there is sound.
+
     Raises:
         DataError: The file is missing, empty, holds no video, or is cut off.
     """
@@ -92,6 +98,16 @@ def iter_frames(
 
     ``size`` is (height, width): scale to cover it (area interpolation), then crop the centre.
 
+    Args:
+        source: Path or binary stream.
+        start: Index of the first frame.
+        stop: Index behind the last one; None goes on to the end.
+        stride: Step between frames.
+        size: (height, width) in pixels; None keeps that of the video.
+
+    Yields:
+        uint8 (H, W, 3), upright.
+
     Raises:
         DataError: The file is missing, empty, holds no video, or is cut off.
     """
@@ -105,6 +121,12 @@ def iter_luma(source: Source) -> Iterator[np.ndarray]:
 
     For the usual 8-bit planar formats this is a view that holds until the next frame: several
     times cheaper than RGB.
+
+    Args:
+        source: Path or binary stream.
+
+    Yields:
+        uint8 (H, W).
 
     Raises:
         DataError: The file is missing, empty, holds no video, or is cut off.
@@ -133,6 +155,9 @@ def read_video(
         frames: How many frames to return.
         stride: Step between frames; the rate of the result is divided by it.
         size: (height, width) to cover by scaling and centre crop.
+
+    Returns:
+        The frames, uint8 (F, H, W, 3), and when they are shown.
 
     Raises:
         DataError: The file is missing, empty, holds no video, is cut off or too short.

@@ -42,6 +42,14 @@ class WindowReader:
     def read(self, start: int, frames: int, stride: int = 1) -> Tensor:
         """Frames ``start, start + stride, ...`` as uint8 (F, H, W, 3).
 
+        Args:
+            start: Index of the first frame.
+            frames: How many.
+            stride: Step between them.
+
+        Returns:
+            uint8 (F, H, W, 3).
+
         Raises:
             DataError: The video is cut off or too short.
         """

@@ -66,6 +66,12 @@ def experts() -> dict[str, Expert]:
 def expert(name: str) -> Expert:
     """The edit of a shipped name, or of a dotted class path such as ``my.module.MyExpert``.
 
+    Args:
+        name: Such as "sepia".
+
+    Returns:
+        The edit.
+
     Raises:
         ConfigError: There is no such name, or the path leads to no edit.
     """
