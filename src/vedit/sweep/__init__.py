@@ -1,0 +1,1 @@
+"""Grids of experiments: read, checked, run, collected and reported."""
