@@ -68,6 +68,15 @@ def test_clearing_removes_the_samples(parts: Path) -> None:
     assert not parts.exists()
 
 
+def test_the_means_are_those_of_the_samples(parts: Path, tmp_path: Path) -> None:
+    report = write_report(tmp_path, parts, RunFacts())
+    rows = report["per_sample"]
+    assert set(rows) == {f"{case.name}/{edit}" for case in cases(parts) for edit in EDITS}
+    for name in ("instruction_accuracy", "psnr_edit", "psnr_gain"):
+        values = [row[name] for row in rows.values() if name in row]
+        assert sum(values) / len(values) == pytest.approx(report["held_out"][name]), name
+
+
 def test_report_json_has_the_promised_keys_and_figures(parts: Path, tmp_path: Path) -> None:
     facts = RunFacts("demo", "runs/demo/checkpoints/last.ckpt", 120, 33.5)
     report = write_report(tmp_path, parts, facts)

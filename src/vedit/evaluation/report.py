@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vedit.evaluation.exact import SampleScore, per_edit, score_case, summarise
+from vedit.evaluation.exact import PSNR_CEILING, SampleScore, per_edit, score_case, summarise
 from vedit.evaluation.page import Strip, page
 from vedit.evaluation.parts import Case, EditedSample, cases
 from vedit.video import write_video
@@ -100,7 +100,20 @@ def as_json(scores: list[SampleScore], facts: RunFacts) -> dict[str, Any]:
         "checkpoint": facts.checkpoint,
         "samples": total["samples"],
         "per_edit": table,
+        "per_sample": {f"{s.clip}/{s.edit}": sample_json(s) for s in scores},
     }
+
+
+def sample_json(score: SampleScore) -> dict[str, float]:
+    """A sample's own figures, under the names of the means that they enter; others are left out."""
+    found: dict[str, float] = {}
+    if score.rivals:
+        found["instruction_accuracy"] = float(score.right)
+    if score.changes:
+        reached = min(score.psnr_edit, PSNR_CEILING)
+        found |= {"psnr_edit": reached, "psnr_source": score.psnr_source}
+        found["psnr_gain"] = reached - score.psnr_source
+    return found
 
 
 def side_by_side(sample: EditedSample) -> Tensor:
