@@ -22,7 +22,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vedit.data.clips import clip_spans
+from vedit.data.splits import clip_spans
 from vedit.engine.masks import sample_mask
 from vedit.video import iter_frames
 

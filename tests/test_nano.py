@@ -9,7 +9,7 @@ import torch
 
 from vedit.cli.extends import compose
 from vedit.codecs.wan_vae import WanVAE
-from vedit.data.clips import clip_spans
+from vedit.data.splits import clip_spans
 from vedit.engine.pixels import to_signed
 from vedit.finetune.trained import read_trained
 from vedit.video import read_video

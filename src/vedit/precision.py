@@ -37,7 +37,7 @@ class HalfWeights(HalfPrecision):
         return data
 
     @contextmanager
-    def forward_context(self) -> Iterator[None]:  # type: ignore[override]
+    def forward_context(self) -> Iterator[None]:
         """Leave the default type alone."""
         yield
 

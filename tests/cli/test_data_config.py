@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vedit.cli.data_config import Component, parse_data_config, read_data_config
-from vedit.data.clips import clip_spans
+from vedit.data.splits import clip_spans
 from vedit.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]

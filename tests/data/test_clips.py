@@ -23,10 +23,10 @@ from vedit.data.clips import (
     Span,
     _place_known_shots,
     attribution,
-    clip_spans,
     fetch_demo,
 )
 from vedit.data.shots import CutRule, Shot, split_shots
+from vedit.data.splits import clip_spans
 from vedit.errors import DataError
 from vedit.video import encode_video
 

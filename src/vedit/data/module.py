@@ -122,9 +122,9 @@ class EditData(LightningDataModule):
             self._check_trainer(self.trainer)
 
     def _check_trainer(self, trainer: Trainer) -> None:
-        if trainer.overfit_batches:
+        if overfit := getattr(trainer, "overfit_batches", 0):
             raise ConfigError(
-                f"trainer.overfit_batches: got {trainer.overfit_batches}; to overfit on purpose "
+                f"trainer.overfit_batches: got {overfit}; to overfit on purpose "
                 "say on how many samples with data.limit."
             )
         if not self.validation:  # no loop over nothing, of which Lightning would warn

@@ -16,7 +16,7 @@ class BuildConfig:
     """What to build.
 
     Attributes:
-        clips: Folder of videos, see `vedit.data.clips.clip_spans`.
+        clips: Folder of videos, see `vedit.data.splits.clip_spans`.
         output: Folder for the shards of this split.
         split: "train" draws windows at random; any other split spreads them evenly, so that a
             held-out set is the same whatever the seed.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vedit.data.clips import clip_spans
 from vedit.data.shots import Shot, cut_shots
+from vedit.data.splits import clip_spans
 from vedit.engine.build_config import BuildConfig
 from vedit.engine.chance import integer, stream
 from vedit.errors import DataError

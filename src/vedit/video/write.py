@@ -72,7 +72,7 @@ def encode_video(
     Args:
         frames: uint8 (F, H, W, 3), or one (H, W, 3) after the other.
         fps: Frames per second.
-        crf: H.264 quality: 0 is lossless but for the colour conversion; larger is smaller and worse.
+        crf: H.264 quality: 0 is lossless but for the colour conversion, higher is worse.
         pixel_format: FFmpeg name of the colour layout; yuv444p keeps the resolution of the colours.
         preset: How long x264 may search: faster ones make larger files.
 
