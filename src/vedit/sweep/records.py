@@ -20,10 +20,14 @@ class Stage:
     Attributes:
         name: of the stage.
         overrides: over the cell's own.
+        files: configuration files it puts over those of the cell, before any overrides.
+        share: of the cell's budget; None leaves its length to the files and overrides.
     """
 
     name: str
-    overrides: Overrides
+    overrides: Overrides = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Option:
     Attributes:
         name: in the grid file and in tables.
         overrides: what it changes; empty for the base as it is.
-        files: configuration files it puts over the base, before any overrides.
+        files: configuration files it puts over base and overlay, before any overrides.
         stages: trainings that come first, in order, each starting where the one before ended.
     """
 
@@ -48,8 +52,9 @@ class Budget:
     """How long cells train.
 
     Attributes:
-        steps: optimizer steps of each cell; with `match`, of the baseline alone.
-        flops: operations of each cell's training, from which its steps follow.
+        steps: optimizer steps of each cell, all stages together; with `match`, of the baseline
+            alone.
+        flops: operations of each cell's training, all stages together, from which its steps follow.
         match: whether the other cells get as many operations as the baseline.
     """
 
@@ -127,7 +132,7 @@ class Grid:
 
     Attributes:
         name: of the sweep; the stem of the file unless it says otherwise.
-        base: files of the experiment that every cell starts from, the overlay's last.
+        base: files of the experiment that every cell starts from, those of the overlay last.
         axes: options by axis, in the order of the file.
         cells: option by axis of every cell, in order; an axis that does not apply is missing.
         seeds: each cell runs once per seed.

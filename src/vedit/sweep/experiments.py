@@ -1,0 +1,92 @@
+"""What a sweep asks of the layer above it, which reads and checks experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+Tree = dict[str, Any]
+
+
+class Composition(Protocol):
+    """An experiment composed of files and overrides."""
+
+    @property
+    def tree(self) -> Tree:
+        """Plain data with nothing left to resolve."""
+        ...
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What building an experiment on the meta device tells.
+
+    Attributes:
+        parameters: that train.
+        frozen: parameters that do not.
+        tokens: of one sample; None if no size of video is known.
+        step_flops: operations of training on one sample; None if no size of video is known.
+    """
+
+    parameters: int
+    frozen: int
+    tokens: int | None = None
+    step_flops: float | None = None
+
+
+class Experiments(Protocol):
+    """Reads, checks and builds experiments."""
+
+    def find(self, name: str, beside: Path) -> str:
+        """The file that a name in another file means.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        ...
+
+    def read_yaml(self, path: Path) -> Tree:
+        """Read one YAML mapping.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        ...
+
+    def merge(self, base: Tree, top: Mapping[str, Any]) -> Tree:
+        """Merge two trees as an experiment's files are merged."""
+        ...
+
+    def sweep_section(self, files: Sequence[str]) -> Tree:
+        """What overlays say about the sweep itself, under `sweep`.
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
+        ...
+
+    def compose(self, files: Sequence[str], overrides: Sequence[tuple[str, Any]]) -> Composition:
+        """Compose an experiment.
+
+        Raises:
+            ConfigError: a file or a key is wrong.
+        """
+        ...
+
+    def check(self, composition: Composition) -> Tree:
+        """Check every key against the constructors, and write class names out in full.
+
+        Raises:
+            ConfigError: at the first mistake.
+        """
+        ...
+
+    def facts(self, checked: Tree, video: tuple[int, int, int] | None) -> Facts:
+        """Build on the meta device and count.
+
+        Raises:
+            VeditError: the parts do not fit each other.
+        """
+        ...
