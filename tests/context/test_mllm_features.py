@@ -120,7 +120,7 @@ def test_a_vision_tower_that_trains_refuses_stored_features() -> None:
     model = encoder()
     features = model.features(WORDS, KINDS["video"])
     Full().apply(model.tower)
-    with pytest.raises(ConfigError, match=r"model\.finetune\.tower: trains the vision tower"):
+    with pytest.raises(ConfigError, match=r"model\.finetune\.tower: trains what the stored"):
         model(WORDS, {}, features)
 
 

@@ -78,13 +78,20 @@ def test_context_is_padded_projected_and_unmasked() -> None:
 
 
 def test_stored_features_give_the_same_context() -> None:
-    model = encoder()
+    model = encoder().requires_grad_(False)
     features = model.features(WORDS)
     trimmed = {"text": features["text"][1:2, : model.features(WORDS[1:2])["text"].shape[1]]}
     assert torch.equal(model(WORDS, {}, features).tokens, model(WORDS, {}).tokens)
     torch.testing.assert_close(
         model(WORDS[1:2], {}, trimmed).tokens, model(WORDS, {}).tokens[1:2], atol=1e-5, rtol=0
     )
+
+
+def test_stored_features_are_refused_while_the_tower_trains() -> None:
+    model = encoder()
+    model.tower.requires_grad_(True)
+    with pytest.raises(ConfigError, match=r"^model\.finetune\.tower: .*set data\.latents to never"):
+        model(WORDS, {}, model.features(WORDS))
 
 
 def test_long_instructions_are_cut() -> None:

@@ -50,6 +50,11 @@ class ContextEncoder(nn.Module, ABC):
     reads_images: tuple[str, ...] = ()
     streams: tuple[str, ...] = ()
 
+    @property
+    def stored_features_hold(self) -> bool:
+        """Whether features that were stored once stay true: what makes them is frozen."""
+        return not any(parameter.requires_grad for parameter in self.tower.parameters())
+
     @abstractmethod
     def features(
         self, instruction: Sequence[str], images: Mapping[str, Tensor]
@@ -112,5 +117,15 @@ class ContextEncoder(nn.Module, ABC):
 
         Returns:
             Tokens (B, L, D).
+
+        Raises:
+            ConfigError: if features are given although what makes them trains.
         """
-        return self.context(self.features(instruction, images) if features is None else features)
+        if features is None:
+            return self.context(self.features(instruction, images))
+        if not self.stored_features_hold:
+            raise ConfigError(
+                "model.finetune.tower: trains what the stored features come from, so they cannot "
+                "be used; set data.latents to never, or freeze that part"
+            )
+        return self.context(features)

@@ -170,31 +170,10 @@ class MultiscaleVLM(VLMEncoder):
             found = self._null[key] = self.features([""], {})
         return self.context({k: v.expand(batch, *v.shape[1:]) for k, v in found.items()})
 
-    def forward(
-        self,
-        instruction: Sequence[str],
-        images: Mapping[str, Tensor],
-        features: Mapping[str, Tensor] | None = None,
-    ) -> Context:
-        """Encode B samples, see `ContextEncoder.forward`.
-
-        Args:
-            instruction: B instructions.
-            images: name to tensor, as `features` takes them.
-            features: what `features` returned for these samples earlier.
-
-        Returns:
-            The context.
-
-        Raises:
-            ConfigError: if features are given although the model trains.
-        """
-        if features is not None and trains(self.tower):
-            raise ConfigError(
-                "model.finetune.tower: trains the model whose states are the stored features, so "
-                "they cannot be used; set data.latents to never, or freeze the tower"
-            )
-        return super().forward(instruction, images, features)
+    @property
+    def stored_features_hold(self) -> bool:
+        """Whether the model is frozen: it makes the features."""
+        return not trains(self.tower)
 
     def fingerprint(self) -> str:
         """Digest of what features depend on; it speaks for a frozen model only."""

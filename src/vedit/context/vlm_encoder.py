@@ -32,8 +32,7 @@ from vedit.context.vlm import (
 )
 from vedit.context.vlm_config import check_sizes, geometry_of, tells_time, vlm_config
 from vedit.context.words import Words
-from vedit.errors import ConfigError
-from vedit.tokens import Context, Grid
+from vedit.tokens import Grid
 from vedit.weights import fingerprint_of, resolve_folder
 
 
@@ -183,32 +182,10 @@ class VLMEncoder(ContextEncoder):
             self.tower.train(torch.is_grad_enabled())  # transformers asks for training mode
         return read(self.tower, ids, features["positions"], inserted, (pictures, deep), layers)
 
-    def forward(
-        self,
-        instruction: Sequence[str],
-        images: Mapping[str, Tensor],
-        features: Mapping[str, Tensor] | None = None,
-    ) -> Context:
-        """Encode B samples, see `ContextEncoder.forward`.
-
-        Args:
-            instruction: B instructions.
-            images: name to tensor, as `features` takes them.
-            features: what `features` returned for these samples earlier.
-
-        Returns:
-            The context.
-
-        Raises:
-            ConfigError: if features are given although the vision tower trains.
-        """
-        visual: Any = self.tower.visual
-        if features is not None and trains(visual):
-            raise ConfigError(
-                "model.finetune.tower: trains the vision tower too, so its stored features cannot "
-                "be used; set data.latents to never, or adapt the language model alone"
-            )
-        return super().forward(instruction, images, features)
+    @property
+    def stored_features_hold(self) -> bool:
+        """Whether the vision tower is frozen: it makes the features."""
+        return not trains(self.tower.visual)
 
     def load_tower(self) -> None:
         """Load the model and its tokenizer strictly.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vedit.data.kinds import KINDS, kind_of, record_as, stands_in
 from vedit.data.plan import BatchPlan, Draw, Plan, bucket_of
@@ -134,7 +135,7 @@ def turns_of(
         ConfigError: if a name is neither, a turn has no samples, or a sample would have no turn.
     """
     if all(name in folders for name in names):
-        turns = [Turn(n, None, _rows(records, folders, lambda _, f, n=n: f == n)) for n in names]
+        turns = [Turn(n, None, _rows(records, folders, partial(_lies_in, n))) for n in names]
     else:
         turns = [_turn_of_kind(name, records, folders) for name in names]
     for number, rows in enumerate(records):
@@ -145,6 +146,10 @@ def turns_of(
                     "turn; add one for it, or leave such samples out of data.train."
                 )
     return turns
+
+
+def _lies_in(name: str, record: SampleRecord, folder: str) -> bool:
+    return folder == name
 
 
 def _turn_of_kind(
