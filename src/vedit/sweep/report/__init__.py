@@ -1,0 +1,1 @@
+"""What came of a sweep: statistics, tables, and a page."""
