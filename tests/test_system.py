@@ -279,6 +279,25 @@ def test_a_mask_on_the_source_goes_with_it(stepping: Any) -> None:
     assert set(system.seen[0][2].latents) == set()
 
 
+def test_the_context_encoder_does_not_see_what_is_dropped(
+    stepping: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = stepping(dropout=ConditionDropout(source=1.0))
+    shown: list[set[str]] = []
+    features = system.context.features
+
+    def watched(instruction: Any, images: Any) -> Any:
+        shown.append(set(images))
+        return features(instruction, images)
+
+    monkeypatch.setattr(system.context, "features", watched)
+    system.training_step(make_batch(), 0)
+    assert shown[0] == set()
+    assert system.stored_features_hold
+    system.context.reads_images = ("source",)
+    assert not system.stored_features_hold
+
+
 def test_references_are_latent_frames_side_by_side() -> None:
     system = built(reference=lambda spec: AppendTokens(spec, time="after"))
     batch = make_batch(reference=True)

@@ -43,6 +43,19 @@ class EditBatch:
     def __len__(self) -> int:
         return len(self.instruction)
 
+    def without(self, *names: str) -> "EditBatch":
+        """The batch without those conditions, as pixels and as latents."""
+        if not names:
+            return self
+
+        def kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor for name, tensor in tensors.items() if name not in names}
+
+        reference = None if "reference" in names else self.reference
+        return replace(
+            self, videos=kept(self.videos), latents=kept(self.latents), reference=reference
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "EditBatch":
         """The batch with its tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

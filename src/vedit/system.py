@@ -111,7 +111,7 @@ class EditSystem(Assembly):
         mine, shared = self._generators(batch_idx)
         sigma = self.noise_levels.sample(len(batch), mine).to(clean)
         noise = torch.randn(clean.shape, generator=mine).to(clean)
-        conditions = self._dropped(self.conditions(batch), mine, shared)
+        conditions = self._with_empty_instructions(self.conditions(self._kept(batch, shared)), mine)
         predicted = self(interpolate(clean, noise, sigma), sigma, conditions)
         error = (predicted.float() - velocity(clean, noise)).square().mean(dim=(1, 2, 3, 4))
         loss = (self.weighting(sigma) * error).mean()
@@ -230,19 +230,31 @@ class EditSystem(Assembly):
         mine = seed_of(self.seed, self.global_step, micro, "rank", self.global_rank)
         return torch.Generator().manual_seed(mine), torch.Generator().manual_seed(shared)
 
-    def _dropped(
-        self, conditions: Conditions, mine: torch.Generator, shared: torch.Generator
-    ) -> Conditions:
+    def _kept(self, batch: EditBatch, shared: torch.Generator) -> EditBatch:
+        """The batch without the conditions that this step drops, also for the context encoder."""
         names = tuple(name for name in self.make_injections if name != "instruction")
-        kept = conditions.without(*self._with_dependents(self.dropout.dropped(names, shared)))
-        if kept.context is None or self.dropout.instruction == 0.0:
-            return kept
+        return batch.without(*self._with_dependents(self.dropout.dropped(names, shared)))
+
+    def _with_empty_instructions(self, given: Conditions, mine: torch.Generator) -> Conditions:
+        """The conditions with the instruction of some samples emptied."""
+        if given.context is None or self.dropout.instruction == 0.0:
+            return given
         assert self.context is not None
-        batch = kept.context.tokens.shape[0]
+        batch = given.context.tokens.shape[0]
         rows = torch.rand(batch, generator=mine) < self.dropout.instruction
         if not rows.any():
-            return kept
-        return Conditions(kept.latents, replace_rows(kept.context, self.context.null(batch), rows))
+            return given
+        return Conditions(
+            given.latents, replace_rows(given.context, self.context.null(batch), rows)
+        )
+
+    @property
+    def stored_features_hold(self) -> bool:
+        """Whether features that were stored once are those of every training step."""
+        if self.context is None:
+            return True
+        drops = any(self.dropout.probability(name) for name in self.context.reads_images)
+        return self.context.stored_features_hold and not drops
 
     def _with_dependents(self, dropped: tuple[str, ...]) -> set[str]:
         """What is added to the tokens of a dropped condition goes with it."""

@@ -140,7 +140,7 @@ def test_caches_are_used_when_they_are_complete_and_fresh(folder: Path, tmp_path
     tested = next(iter(data.test_dataloader()))
     assert set(tested.videos) == {"source", "target"}  # metrics want pixels
     assert set(tested.latents) == {"source", "target"}
-    model.context.stored_features_hold = False  # as when its tower trains
+    model.stored_features_hold = False  # as when its tower trains
     assert next(iter(data.val_dataloader())).features is None
     model.codec = Pooling("trained further")
     with pytest.raises(DataError, match="stale, made by pooling"):

@@ -43,9 +43,10 @@ class ConditionDropout:
         """The conditions to leave out of this batch; one number is drawn for each name."""
         draws = torch.rand(len(names), generator=generator).tolist()
         return tuple(
-            name for name, draw in zip(names, draws, strict=True) if draw < self._probability(name)
+            name for name, draw in zip(names, draws, strict=True) if draw < self.probability(name)
         )
 
-    def _probability(self, name: str) -> float:
+    def probability(self, name: str) -> float:
+        """The probability with which that condition, not the instruction, is left out."""
         known = {"source": self.source, "mask": self.mask, "reference": self.reference}
         return known.get(name, self.extra)

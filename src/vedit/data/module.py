@@ -246,8 +246,8 @@ class EditData(LightningDataModule):
         encoder = getattr(system, "codec" if kind == "latents" else "context", None)
         if kind == "features" and system is not None and not _costs(encoder):
             return None
-        if kind == "features" and not getattr(encoder, "stored_features_hold", True):
-            return None  # a tower that trains makes its features anew
+        if kind == "features" and not getattr(system, "stored_features_hold", True):
+            return None  # made anew at every step
         made_by = getattr(encoder, "fingerprint", lambda: None)()
         cache = CacheReader(folder, kind, made_by)
         status: CacheStatus = cache.status(read_index(folder).entries, reads)
