@@ -32,6 +32,7 @@ COMMANDS = {
     "test": Command("vedit.cli.train", "edit the test set and measure the result"),
     "predict": Command("vedit.cli.train", "edit a data set and keep the result"),
     "describe": Command("vedit.cli.describe", "show tokens, parameters and FLOPs of a config"),
+    "sweep": Command("vedit.cli.sweep", "run a grid of experiments, and make its table"),
     "data": Command("vedit.cli.data", "fetch, build, encode and inspect data"),
     "edit": Command("vedit.cli.edit", "edit one video with a trained checkpoint"),
     "export": Command("vedit.cli.export", "write a checkpoint for diffusers or ComfyUI"),

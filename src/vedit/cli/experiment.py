@@ -47,6 +47,20 @@ def read(files: Sequence[str], overrides: Sequence[tuple[str, Any]] = ()) -> Com
     if not files:
         raise ConfigError("--config: missing; name at least one YAML file")
     composed = compose(files, overrides)
+    check_top(composed, files[0])
+    return composed
+
+
+def check_top(composed: Composed, file: str) -> None:
+    """Check the top level of an experiment, and what the text of its classes settles.
+
+    Args:
+        composed: from `compose`.
+        file: to name where something is missing.
+
+    Raises:
+        ConfigError: if a top-level key is unknown, or `model` is missing, or a key is misspelt.
+    """
     for key in composed.tree:
         if key not in KEYS:
             hint = nearest(str(key), KEYS) or f" There are: {', '.join(KEYS)}"
@@ -55,12 +69,11 @@ def read(files: Sequence[str], overrides: Sequence[tuple[str, Any]] = ()) -> Com
         if not isinstance(composed.tree.get(key, {}), dict):
             raise composed.error(key, f"expected keys with values, got {composed.tree[key]!r}")
     if "model" not in composed.tree:
-        raise ConfigError(f"{files[0]}: model: missing")
+        raise ConfigError(f"{file}: model: missing")
     find_misspelt(composed)
     name = composed.tree["name"]
     if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in name:
         raise composed.error("name", f"expected a folder name, got {name!r}")
-    return composed
 
 
 def check(composed: Composed, trainer: bool = True) -> Tree:

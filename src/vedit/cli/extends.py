@@ -76,7 +76,7 @@ def compose(files: Sequence[str | Path], overrides: Sequence[tuple[str, Any]] = 
         ConfigError: if a file is missing or no YAML mapping, if `extends` goes round in a circle,
             or if an interpolation names a key that is not there.
     """
-    layers = [layer for file in files for layer in _layers(Path(file), ())]
+    layers = layers_of(files)
     tree: Tree = {}
     for layer in layers:
         tree = merge(tree, layer.tree)
@@ -87,6 +87,15 @@ def compose(files: Sequence[str | Path], overrides: Sequence[tuple[str, Any]] = 
     if files:
         tree.setdefault("name", Path(files[0]).stem)
     return Composed(_interpolated(tree, layers), tuple(layers))
+
+
+def layers_of(files: Sequence[str | Path]) -> list[Layer]:
+    """What files contribute, with all they extend, lowest priority first.
+
+    Raises:
+        ConfigError: if a file is missing or no YAML mapping, or if `extends` makes a circle.
+    """
+    return [layer for file in files for layer in _layers(Path(file), ())]
 
 
 def merge(base: Tree, top: Mapping[str, Any]) -> Tree:

@@ -74,7 +74,7 @@ class Problems:
     def listed(self, key: str, value: Any, of: type = str) -> tuple[Any, ...]:
         """The value, or the values of a list; those of another type are noted and dropped."""
         values = value if isinstance(value, list) else [] if value is None else [value]
-        right = [v for v in values if isinstance(v, of) and not (of is int and v in (True, False))]
+        right = [v for v in values if isinstance(v, of) and not (of is int and isinstance(v, bool))]
         if len(right) != len(values):
             nouns = {str: "names", int: "whole numbers", Mapping: "keys with values"}
             self.add(key, f"expected a list of {nouns.get(of, of.__name__)}, got {value!r}")
