@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.configs.shrunk import CONFIGS, tiny
 from tests.data.samples import sample, write_folder
-from tests.tiny import BACKBONE, CODEC, CONTEXT, ROOT, make_config, write_config
-from tests.tiny_vlm import QWEN25
+from tests.tiny import make_config, write_config
 
 from vedit.cli import main
 from vedit.cli.experiment import check, read
 from vedit.cli.extends import compose
-from vedit.cli.yaml_file import Tree
 
-CONFIGS = ROOT / "configs"
 EXPERIMENTS = sorted((CONFIGS / "experiments").rglob("*.yaml"))
 OVERLAYS = sorted((CONFIGS / "debug").glob("*.yaml"))
 OTHERS = sorted((CONFIGS / "nano").glob("pretrain.yaml"))
@@ -24,64 +20,6 @@ OTHERS = sorted((CONFIGS / "nano").glob("pretrain.yaml"))
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(CONFIGS).with_suffix(""))
-
-
-PICTURES = {"min_pixels": 784, "max_pixels": 3136, "multiple": None}
-READER: dict[str, Any] = {
-    "weights": None,
-    "config": QWEN25,
-    "tokenizer": str(ROOT / "nano" / "tokenizer"),
-    "dtype": "float32",
-    "views": {"max_frames": 4, "video": PICTURES, "image": PICTURES, "reference": PICTURES},
-}
-# What makes a part tiny; classes that are not here have no sizes of their own.
-SIZES: dict[str, dict[str, Any]] = {
-    "WanDiT": {**BACKBONE, "weights": None, "gradient_checkpointing": False},
-    "WanVAE": {**CODEC, "weights": None, "dtype": "float32"},
-    "UMT5": {**CONTEXT, "weights": None, "projection": None, "dtype": "float32"},
-    "MLLMQueries": {**READER, "counts": {"image": 3, "video": 4, "reference": 5}},
-    "MultiscaleVLM": READER,
-    "LoRA": {"rank": 2, "alpha": None},
-    "Euler": {"steps": 1},
-    "UniPC": {"steps": 1},
-    "OneCycleLR": {"total_steps": 2},
-}
-
-
-def shrink(tree: Any) -> Any:
-    """The tree with tiny parts; which classes it names stays as it is."""
-    if isinstance(tree, list):
-        return [shrink(item) for item in tree]
-    if not isinstance(tree, dict):
-        return tree
-    tree = {key: shrink(value) for key, value in tree.items()}
-    name = str(tree.get("class_path", "")).rpartition(".")[2]
-    if name in SIZES:
-        tree["init_args"] = {**(tree.get("init_args") or {}), **copy.deepcopy(SIZES[name])}
-    return tree
-
-
-def tiny(tree: Tree, shards: Path) -> Tree:
-    tree = shrink(tree)
-    tree["model"] |= {"init_from": None}
-    tree["data"] = {
-        **(tree.get("data") or {}),
-        "train": str(shards),
-        "validation": str(shards),
-        "test": None,
-        "batch_size": 2,
-        "turns": None,
-        "eval_batch_size": None,
-        "num_workers": 0,
-        "pin_memory": False,
-        "latents": "auto",
-    }
-    trainer = tree["trainer"]
-    trainer |= {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}
-    trainer |= {"max_steps": 1, "limit_val_batches": 1, "val_check_interval": 1}
-    trainer |= {"accumulate_grad_batches": 1, "logger": False, "enable_checkpointing": False}
-    trainer["callbacks"] = []
-    return tree
 
 
 @pytest.fixture(scope="module")

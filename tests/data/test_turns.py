@@ -130,11 +130,11 @@ def test_turns_are_those_of_kinds_or_of_folders() -> None:
     video, reference = sample(0).record, sample(1, reference=True).record
     image = replace(sample(2).record, task="image", frames=1)
     rows, folders = [[image, video], [reference]], ["one", "two"]
-    by_kind = taken(turns_of(rows, folders, ["video", "image", "reference"]))
+    by_kind = taken(turns_of(rows, folders, {"video": 1, "image": 1, "reference": 1}))
     assert list(by_kind) == ["video", "image", "reference"]
     assert by_kind["video"] == [[False, True], [False]]
     assert by_kind["image"] == [[True, False], [False]]
-    two, one = turns_of(rows, folders, ["two", "one"])
+    two, one = turns_of(rows, folders, {"two": 1, "one": 1})
     assert (two.takes, one.takes) == ([[False, False], [True]], [[True, True], [False]])
     assert one.buckets(rows) == [[bucket_of(image), bucket_of(video)], [None]]
     assert one.seed(0) != two.seed(0)
@@ -142,7 +142,7 @@ def test_turns_are_those_of_kinds_or_of_folders() -> None:
 
 def test_others_stand_in_for_a_kind_that_is_not_there() -> None:
     rows = [[sample(i, reference=True).record for i in range(3)]]
-    image, video, reference = turns_of(rows, ["one"], ["image", "video", "reference"])
+    image, video, reference = turns_of(rows, ["one"], {"image": 1, "video": 2, "reference": 1})
     assert image.takes == video.takes == reference.takes == [[True] * 3]
     kinds = [turn.buckets(rows)[0][0] for turn in (image, video, reference)]
     assert kinds == [
@@ -150,6 +150,16 @@ def test_others_stand_in_for_a_kind_that_is_not_there() -> None:
         bucket_of(replace(rows[0][0], task="video", has_reference=False)),
         bucket_of(rows[0][0]),
     ]
+
+
+def test_a_turn_of_0_is_left_out_on_purpose() -> None:
+    image = replace(sample(2).record, task="image", frames=1)
+    rows, folders = [[image], [sample(0).record]], ["one", "two"]
+    for turns in ({"video": 1, "image": 0}, {"one": 0, "two": 1}):
+        (only,) = turns_of(rows, folders, turns)
+        assert only.takes == [[False], [True]]
+    with pytest.raises(ConfigError, match="turns"):
+        RoundRobin([], [])
 
 
 @pytest.mark.parametrize(
@@ -164,7 +174,7 @@ def test_others_stand_in_for_a_kind_that_is_not_there() -> None:
 def test_mistakes_are_named(turns: list[str], said: str) -> None:
     image = replace(sample(2).record, task="image", frames=1)
     with pytest.raises(ConfigError, match=said):
-        turns_of([[image], [sample(0).record]], ["one", "two"], turns)
+        turns_of([[image], [sample(0).record]], ["one", "two"], dict.fromkeys(turns, 1))
 
 
 def test_a_turn_comes_at_least_once() -> None:

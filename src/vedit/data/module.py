@@ -66,8 +66,9 @@ class EditData(LightningDataModule):
         pin_memory: Copy batches to pinned memory, for a GPU.
         limit: Train on the first so many samples of each folder alone, to overfit on purpose.
         turns: Strict turns between kinds of samples ("image", "video", "reference") or between the
-            folders of ``train``: how many batches of each make a cycle; None mixes them all. Where
-            there are none of a kind, others stand in, see `vedit.data.kinds`.
+            folders of ``train``: how many batches of each make a cycle, 0 to leave it out; None
+            mixes them all. Where there are none of a kind, others stand in, see
+            `vedit.data.kinds`.
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class EditData(LightningDataModule):
             )
             for turn in turns_of(records, list(self.train), self.turns)
         ]  # fmt: skip
-        return RoundRobin(plans, list(self.turns.values()))
+        return RoundRobin(plans, [times for times in self.turns.values() if times])
 
     def val_dataloader(self) -> DataLoader[EditBatch] | list[Any]:
         """The validation samples in order."""

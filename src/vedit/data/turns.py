@@ -7,7 +7,7 @@ paper speaks of twice as many images (2:1:1).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -115,7 +115,7 @@ class Turn:
 
 
 def turns_of(
-    records: Sequence[Sequence[SampleRecord]], folders: Sequence[str], names: Collection[str]
+    records: Sequence[Sequence[SampleRecord]], folders: Sequence[str], turns: Mapping[str, int]
 ) -> list[Turn]:
     """Which samples each turn takes.
 
@@ -126,26 +126,29 @@ def turns_of(
     Args:
         records: for each folder, its samples.
         folders: their names.
-        names: of the turns: all of them folders, or all of them kinds.
+        turns: names, all of them folders or all of them kinds, and how many batches of each make a
+            cycle; 0 leaves it out on purpose.
 
     Returns:
-        The turns, in the order of `names`.
+        Those with a turn, in the order of `turns`.
 
     Raises:
         ConfigError: if a name is neither, a turn has no samples, or a sample would have no turn.
     """
-    if all(name in folders for name in names):
-        turns = [Turn(n, None, _rows(records, folders, partial(_lies_in, n))) for n in names]
+    names = [name for name, times in turns.items() if times]
+    if all(name in folders for name in turns):
+        found = [Turn(n, None, _rows(records, folders, partial(_lies_in, n))) for n in names]
     else:
-        turns = [_turn_of_kind(name, records, folders) for name in names]
+        found = [_turn_of_kind(name, records, folders) for name in names]
     for number, rows in enumerate(records):
         for i, record in enumerate(rows):
-            if not any(turn.takes[number][i] for turn in turns):
+            left_out = turns.get(folders[number], turns.get(kind_of(record))) == 0
+            if not left_out and not any(turn.takes[number][i] for turn in found):
                 raise ConfigError(
                     f"data.turns: {kind_of(record)} {record.key} of {folders[number]} never has a "
-                    "turn; add one for it, or leave such samples out of data.train."
+                    "turn; add one for it, or 0 to leave such samples out."
                 )
-    return turns
+    return found
 
 
 def _lies_in(name: str, record: SampleRecord, folder: str) -> bool:
