@@ -9,7 +9,7 @@ from typing import Any
 from vedit.sweep.combine import KEYS as COMBINING
 from vedit.sweep.combine import clashes, matches, read_cells, read_choice
 from vedit.sweep.experiments import Experiments, Tree
-from vedit.sweep.options import read_axes, read_files, read_overrides
+from vedit.sweep.options import keys_written, read_axes, read_files, read_overrides
 from vedit.sweep.problems import Problems
 from vedit.sweep.records import (
     Budget,
@@ -119,6 +119,12 @@ def _check_whole(grid: Grid, problems: Problems) -> None:
         problems.add("seeds", "expected at least one")
     if len(set(grid.seeds)) < len(grid.seeds):
         problems.add("seeds", f"one is given twice: {list(grid.seeds)}")
+    for axis, options in grid.axes.items():
+        for option in options.values() if grid.budget else ():
+            for key in keys_written(option.overrides):
+                if key == "trainer.max_steps":
+                    where = f"axes.{axis}.{option.name}.{key}"
+                    problems.add(where, "is the budget's to set")
     if "/" in grid.name or grid.name in ("", ".", ".."):
         problems.add("name", f"expected a folder name, got {grid.name!r}")
 
