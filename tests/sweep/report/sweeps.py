@@ -42,7 +42,9 @@ KEYS = tuple(f"{clip}/{edit}" for clip in ("bikes", "face") for edit in ("negati
 def make_grid(seeds: Sequence[int] = (0, 1), columns: tuple[str, ...] = ()) -> Grid:
     """Two axes of two options each; the last cell is the baseline."""
     axes = {axis: {name: Option(name) for name in names} for axis, names in AXES.items()}
-    cells = tuple({"training": one, "source": two} for one in axes["training"] for two in AXES["source"])
+    cells = tuple(
+        {"training": one, "source": two} for one in axes["training"] for two in AXES["source"]
+    )
     return Grid(
         name="architecture",
         base=("experiment.yaml",),

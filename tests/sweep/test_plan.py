@@ -1,0 +1,119 @@
+"""Cells are composed, checked and built before the first one runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.sweep.tiny_grid import AXES, METRICS, write_grid
+
+from vedit.cli import main
+from vedit.cli.sweep_experiments import ComposedExperiments
+from vedit.sweep.folder import SweepFolder
+from vedit.sweep.grid import read_grid
+from vedit.sweep.plan import Plan, make_plan
+
+CELLS = ("source=after", "source=before")
+
+
+def plan(folder: Path, **changes: Any) -> Plan:
+    experiments = ComposedExperiments()
+    return make_plan(read_grid(str(write_grid(folder, **changes)), experiments), experiments)
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return plan(tmp_path_factory.mktemp("grid"), seeds=[0, 1])
+
+
+def test_runs_are_named_by_what_they_are(planned: Plan, tmp_path: Path) -> None:
+    assert [(cell.name, cell.seed) for cell in planned.cells] == [
+        (name, seed) for name in CELLS for seed in (0, 1)
+    ]
+    assert len(planned.runs) == 4
+    for cell in planned.cells:
+        config = planned.runs[cell.digest].config
+        assert {config["seed_everything"], config["model"]["seed"], config["data"]["seed"]} == {
+            cell.seed
+        }
+        assert config["trainer"]["max_steps"] == 2
+
+
+def test_a_changed_cell_is_another_run_and_the_others_stay(planned: Plan) -> None:
+    folder = Path(planned.grid.file).parent
+    axes = {"source": {**AXES["source"], "before": {"model.source.offset": 3}}}
+    changed = plan(folder, seeds=[0, 1], axes=axes)
+    before, after = ([cell.digest for cell in p.cells] for p in (planned, changed))
+    assert before[:2] == after[:2]
+    assert not set(before[2:]) & set(after[2:])
+    shorter = plan(folder, seeds=[0, 1], budget={"steps": 1})
+    assert not {cell.digest for cell in shorter.cells} & set(before)
+
+
+def test_stages_come_first_and_are_shared(tmp_path: Path) -> None:
+    last = {"one": {"model.source.offset": 0}, "two": {"model.source.offset": 1}}
+    warm = {"warm": {"stages": [{"name": "images", "share": 0.25, "model.source.offset": 2}]}}
+    found = plan(tmp_path, axes={"last": last, "curriculum": warm}, budget={"steps": 4})
+    first, second = (found.chain(cell.digest) for cell in found.cells)
+    assert [run.steps for run in first] == [1, 3]
+    assert first[0].digest == second[0].digest
+    assert not first[0].tested
+    assert first[1].tested
+    folder = SweepFolder(tmp_path / "sweep")
+    start = folder.placed(first[1])["model"]["init_from"]
+    assert start == str(folder.run(first[0].digest))
+
+
+def test_dry_run_tells_cells_and_differences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    axes = {"source": {**AXES["source"], "none": {"model.source": None}}}
+    file = write_grid(tmp_path, axes=axes, budget={"steps": 4, "match": "flops"})
+    assert main(["sweep", file.name, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "source=after  (baseline)" in said
+    assert "    model.source.time: none -> before" in said
+    assert "    model.source: AppendTokens -> null" in said
+    rows = {line.split()[0]: line.split() for line in said.splitlines() if " seed 0 " in line}
+    assert {name: row[4] for name, row in rows.items()} == {
+        "source=after": "4",
+        "source=before": "4",
+        "source=none": "8",  # half the tokens
+    }
+    assert "3 cells x 1 seed: 3 runs, 0 done, 3 to do" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_every_mistake_of_every_cell_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    broken = {
+        "typo": {"model.source.tme": "before"},
+        "value": {"model.source.time": "behind"},
+        "unfit": {"model.codec.config": {"base_dim": 4, "z_dim": 8}},
+    }
+    metrics = {**METRICS, "speed": "speed/step_seconds", "won": "held_out.wins"}
+    file = write_grid(tmp_path, axes={"source": {**AXES["source"], **broken}}, metrics=metrics)
+    assert main(["sweep", file.name]) == 2
+    said = [line.removeprefix("vedit: ") for line in capsys.readouterr().err.splitlines()]
+    where = f"{file.name}: "
+    assert any(
+        line.startswith(
+            f"{where}cell source=typo: model.source.init_args.tme: unknown key. Did you"
+        )
+        for line in said
+    )
+    assert any(line.startswith(f"{where}cell source=value: model.source") for line in said)
+    assert any(line.startswith(f"{where}cell source=unfit: ") for line in said)
+    assert any(
+        line.startswith(f"{where}metrics.speed: no run gives 'speed/step_seconds'.")
+        for line in said
+    )
+    assert any(
+        line.startswith(f"{where}metrics.won: no run gives 'held_out.wins'.") for line in said
+    )
+    assert len(said) == 5, said
+    assert not (tmp_path / "runs").exists()
