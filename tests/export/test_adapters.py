@@ -85,6 +85,26 @@ def test_trained_injections_lie_beside_the_adapter(tmp_path: Path) -> None:
     torch.testing.assert_close(found["model.injections.source.embed.proj.weight"], weight)
 
 
+@pytest.mark.parametrize(("format", "source"), [("lora", None), ("comfyui", None),
+                                                ("comfyui", "ConcatChannels")])  # fmt: skip
+def test_trained_text_parts_lie_beside_it(format: str, source: str | None, tmp_path: Path) -> None:
+    """The connector too, unless the whole transformer, which holds it, is written."""
+    full = part("vedit.finetune.full.Full")
+    slots = {"reference": APPEND} | (
+        {} if source is None else {"source": part(f"vedit.conditioning.add.{source}")}
+    )
+    plan = {"backbone": LORA, "tower": full, "connector": full}
+    path, system = trained(tmp_path, finetune=plan, **slots)
+    export(path, format, tmp_path / "out")
+    found = load_file(tmp_path / "out" / "conditioning" / "model.safetensors")
+    kinds = {".".join(name.split(".")[: 3 if name.startswith("model") else 2]) for name in found}
+    expected = {"context.tower", "model.injections.reference"}
+    assert kinds == expected | (set() if source else {"context.connector"})
+    for name, value in system.context.connector.state_dict().items():
+        if source is None:
+            torch.testing.assert_close(found[f"context.connector.{name}"], value)
+
+
 def test_comfyui_names_of_an_adapter(tmp_path: Path) -> None:
     path, system = trained(tmp_path)
     export(path, "comfyui", tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -72,7 +73,7 @@ def _adapter(trained: Trained, output: Path) -> list[str]:
     output.mkdir(parents=True, exist_ok=True)
     lines = [f"{write_adapter(output, method, backbone_of(system))}: the adapter"]
     merge_adapters(system)
-    return [*lines, *_rest(system, output)]
+    return [*lines, *_rest(system, output, ("tower", "connector"))]
 
 
 def _comfyui(system: EditSystem, output: Path, dtype: torch.dtype) -> list[str]:
@@ -81,15 +82,15 @@ def _comfyui(system: EditSystem, output: Path, dtype: torch.dtype) -> list[str]:
         tensors = adapter_tensors(system)
         lines = [f"{write_file(output / 'lora.safetensors', tensors, torch.float32)}: the adapter"]
         merge_adapters(system)
-    else:
-        path = write_file(output / "diffusion_model.safetensors", whole_tensors(system), dtype)
-        lines = [f"{path}: the transformer"]
-        if joined_source(system) is not None:
-            return lines
-    return [*lines, *_rest(system, output)]
+        return [*lines, *_rest(system, output, ("tower", "connector"))]
+    path = write_file(output / "diffusion_model.safetensors", whole_tensors(system), dtype)
+    return [f"{path}: the transformer", *_rest(system, output, ("tower",))]
 
 
-def _rest(system: EditSystem, output: Path) -> list[str]:
-    """What is needed besides and has no place in the format."""
-    place = write_conditioning(output, conditioning_tensors(system))
+def _rest(system: EditSystem, output: Path, text_parts: Sequence[str]) -> list[str]:
+    """What is needed besides and has no place in the format, the text projection for example."""
+    found = conditioning_tensors(system, text_parts)
+    if joined_source(system) is not None and "connector" not in text_parts:  # in the transformer
+        found = {k: v for k, v in found.items() if not k.startswith("model.injections.source.")}
+    place = write_conditioning(output, found)
     return [] if place is None else [f"{place}: trained parts that this format has no place for"]
