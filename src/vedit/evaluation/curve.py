@@ -57,7 +57,10 @@ def smoothed(points: Points, bins: int = _BINS) -> Points:
 
 
 def curve_svg(curves: Mapping[str, Points]) -> str:
-    """Draw curves over the steps, losses on a logarithmic scale; empty without curves."""
+    """Draw curves over the steps, losses on a logarithmic scale; empty without curves.
+
+    Each curve's classes are numbered by its place among those given, drawn or not.
+    """
     drawn = {
         name: smoothed([(s, v) for s, v in points if math.isfinite(v) and v > 0])
         for name, points in curves.items()
@@ -93,7 +96,9 @@ def curve_svg(curves: Mapping[str, Points]) -> str:
             f'<text class="tick" x="{x(step):.1f}" y="{_HEIGHT - 8}" '
             f'text-anchor="{anchor}">{step:,}</text>'.replace(",", " ")
         )
-    for number, points in enumerate(drawn.values()):
+    numbers = {name: number for number, name in enumerate(curves)}
+    for name, points in drawn.items():
+        number = numbers[name]
         path = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in points)
         parts.append(f'<polyline class="line line-{number}" points="{path}"/>')
         if len(points) == 1:

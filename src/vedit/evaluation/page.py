@@ -16,6 +16,8 @@ from vedit.evaluation.curve import curve_svg
 from vedit.evaluation.exact import SampleScore
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+
     from vedit.evaluation.report import RunFacts
 
 _FRAMES = 3
@@ -57,21 +59,12 @@ def page(report: Mapping[str, Any], strips: Sequence[Strip], facts: RunFacts) ->
     Returns:
         HTML.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
-    environment = Environment(
-        loader=PackageLoader("vedit.evaluation", "templates"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(decimal=_decimal, percent=_percent, duration=_duration)
     groups: dict[str, list[dict[str, Any]]] = {}
     for strip in strips:
         groups.setdefault(strip.score.edit, []).append(_shown(strip))
     clips = sorted({strip.clip for strip in strips if strip.clip})
-    return environment.get_template("report.html.j2").render(
+    template = environment().get_template("report.html.j2")
+    return template.render(
         report=report,
         facts=facts,
         groups=groups,
@@ -79,6 +72,35 @@ def page(report: Mapping[str, Any], strips: Sequence[Strip], facts: RunFacts) ->
         attribution={clip: facts.attribution.get(clip, "not stated") for clip in clips},
         curve=curve_svg(facts.losses),
     )
+
+
+def environment(*packages: str) -> Environment:
+    """What renders pages: undefined names are errors, and numbers read alike on all of them.
+
+    Args:
+        packages: whose `templates` are looked in, in this order, before those here.
+
+    Returns:
+        The environment, with the filters `decimal`, `percent` and `duration`.
+    """
+    from jinja2 import (
+        ChoiceLoader,
+        Environment,
+        PackageLoader,
+        StrictUndefined,
+        select_autoescape,
+    )
+
+    places = dict.fromkeys([*packages, "vedit.evaluation"])
+    made = Environment(
+        loader=ChoiceLoader([PackageLoader(place, "templates") for place in places]),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(decimal=_decimal, percent=_percent, duration=_duration)
+    return made
 
 
 def filmstrip(video: Tensor, frames: int = _FRAMES) -> str:

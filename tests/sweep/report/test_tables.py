@@ -95,8 +95,9 @@ def test_excluded_cells_are_empty_and_constant_axes_left_out() -> None:
     _, *rows = cells_of(written(replace(grid, cells=grid.cells[1:]), made(grid, GAINS)))
     assert rows[0][1:4] == ["", "", ""]
     header, *rows = cells_of(written(replace(grid, cells=grid.cells[2:]), made(grid, GAINS)))
-    assert "training" not in header
-    assert len(rows) == 1
+    assert (header[0], rows[0][0], len(rows)) == ("training", "LoRA (base)", 1)
+    header, *rows = cells_of(written(replace(make_grid(), cells=grid.cells[2:]), []))
+    assert header[0] == "source"
 
 
 def test_markdown_lines_up() -> None:
