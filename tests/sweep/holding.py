@@ -23,6 +23,9 @@ class HoldAt(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        stops = [callback for callback in trainer.callbacks if hasattr(callback, "requested")]
         while trainer.global_step == self.step and self.flag.exists():
+            if any(callback.requested for callback in stops):  # Ctrl-C ends the step, and this
+                break
             self.flag.write_text("reached")
             time.sleep(0.05)

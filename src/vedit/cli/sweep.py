@@ -98,6 +98,7 @@ def run(file: str, overlays: Sequence[str], options: dict[str, Any], dry: bool) 
         ConfigError: if anything is wrong with the grid.
         DataError: if another process works in the same folder.
     """
+    from vedit.data.lock import check_free
     from vedit.sweep.conduct import conduct
     from vedit.sweep.folder import SweepFolder
     from vedit.sweep.grid import read_grid
@@ -105,9 +106,11 @@ def run(file: str, overlays: Sequence[str], options: dict[str, Any], dry: bool) 
 
     experiments = ComposedExperiments()
     grid = read_grid(file, experiments, overlays)
+    folder = SweepFolder(_folder(file, overlays, options))
+    if folder.root.is_dir() and not dry:
+        check_free(folder.root)  # before the work of checking all cells
     launcher = launcher_of(options)
     plan = make_plan(grid, experiments)
-    folder = SweepFolder(_folder(file, overlays, options))
     wanted = _chosen([cell.name for cell in plan.cells], options.get("only"))
     if dry:
         _show(plan, folder)

@@ -109,10 +109,12 @@ def _standing(sweep: SweepFolder, run: Recorded, queued: Queued | None) -> tuple
     folder = sweep.run(run.digest)
     if sweep.is_finished(run):
         return "finished", ""
-    if queued is not None and queued.phase != "gone":
+    if queued is not None and queued.phase == "cancelled":
+        return "cancelled", queued.note
+    if queued is not None and queued.phase in ("waiting", "running"):
         if queued.phase == "running" and state.phase == "running":
             return "running", "; ".join(filter(None, [_doing(folder, state, run), queued.note]))
-        return queued.phase, queued.note
+        return "waiting" if queued.phase == "waiting" else "running", queued.note or "starts"
     if state.phase in ("failed", "cancelled"):
         return ("failed", state.note) if state.phase == "failed" else ("cancelled", "")
     if state.phase == "running" and is_alive(folder, state):
@@ -120,7 +122,7 @@ def _standing(sweep: SweepFolder, run: Recorded, queued: Queued | None) -> tuple
     if queued is not None:  # it left the queue without a result
         return "failed", queued.note or "left the queue without a result"
     if state.phase in ("running", "interrupted"):
-        return "waiting", "interrupted" if state.phase == "interrupted" else "was killed"
+        return "waiting", "was killed" if state.phase == "running" else state.note or "interrupted"
     return "waiting", ""
 
 

@@ -50,7 +50,7 @@ def conduct(
         _, _, runs, _ = folder.read()
         todo = [run for run in in_order(runs, digests) if not folder.is_finished(run)]
         launcher = make_launcher(chosen)
-        live = Live(lambda: outcomes_of(folder, launcher, curves=False))
+        live = Live(lambda: outcomes_of(folder, launcher, curves=False), every=launcher.look_every)
         if todo:
             try:
                 launcher.launch(folder, todo, live.tick)

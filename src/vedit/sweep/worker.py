@@ -63,13 +63,15 @@ class Worker:
     def interrupt(self) -> None:
         """Have the training write a checkpoint and stop, and wait until it has."""
         self.stopping = True
-        if self.child is None or self.child.poll() is not None:
+        if self.child is None or self.child.returncode is not None:
             return
         self.child.send_signal(signal.SIGINT)
-        try:
-            self.child.wait(self.patience)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
+        until = time.monotonic() + self.patience
+        while not _has_ended(self.child):
+            if time.monotonic() > until:
+                os.kill(self.child.pid, signal.SIGKILL)
+                return
+            time.sleep(0.1)
 
     def _run(self, inherited: tuple[int, ...]) -> int:
         state = read_state(self.folder)
@@ -79,12 +81,12 @@ class Worker:
         for attempt in range(1 + int(self.record.get("retries", 0))):
             self._write(phase="running", note="again after a failure" if attempt else "")
             code, state = self._try(state, inherited)
-            if code in (0, INTERRUPTED, 2) or self.stopping:
+            if code in (0, 2, INTERRUPTED, -signal.SIGTERM) or self.stopping:
                 break
         if code == 0:
             return self._end("finished", "")
-        if code == INTERRUPTED or self.stopping:
-            return self._end("interrupted", "interrupted")
+        if code in (INTERRUPTED, -signal.SIGTERM) or self.stopping:
+            return self._end("interrupted", "")
         return self._end("failed", self._reason(code))
 
     def _try(self, state: RunState, inherited: tuple[int, ...]) -> tuple[int, RunState]:
@@ -217,6 +219,20 @@ def _released(folder: Path, patience: float) -> bool:
         except BlockingIOError:
             time.sleep(0.2)
     return False
+
+
+def _has_ended(child: subprocess.Popen[bytes]) -> bool:
+    """Whether a process has ended, which stays for its waiter to find out.
+
+    The caller may be a signal handler in the middle of `Popen.wait`, whose lock is then taken.
+    """
+    if not hasattr(os, "waitid"):
+        return child.poll() is not None
+    try:
+        found = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return found is not None
 
 
 def _ignore_notice() -> None:

@@ -15,16 +15,22 @@ class Queued:
     """What a queue says about a run.
 
     Attributes:
-        phase: "waiting" in the queue, "running", or "gone" from it.
+        phase: "waiting" in the queue, "running", "cancelled" there, or "gone" from it.
         note: the queue's own words, and where.
     """
 
-    phase: Literal["waiting", "running", "gone"]
+    phase: Literal["waiting", "running", "cancelled", "gone"]
     note: str = ""
 
 
 class Launcher(ABC):
-    """Starts runs and sees them through."""
+    """Starts runs and sees them through.
+
+    Attributes:
+        look_every: seconds between two looks at where the runs stand.
+    """
+
+    look_every: float = 1.0
 
     @abstractmethod
     def launch(

@@ -112,7 +112,7 @@ class Local(Launcher):
         with (where / "log.txt").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "vedit.sweep.worker", str(where)],
-                env=os.environ | slot | {"PYTHONPATH": _import_path()},
+                env=os.environ | slot | {"PYTHONPATH": import_path()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -156,7 +156,7 @@ def _visible_gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _import_path() -> str:
+def import_path() -> str:
     """The package is found from wherever this process found it, installed or not."""
     package = str(Path(__file__).parents[3])
     known = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
