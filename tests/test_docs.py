@@ -1,4 +1,7 @@
-"""Every command that the documents show is run, as shown, in a small workspace."""
+"""Every command that the documents show is run, as shown, in a small workspace.
+
+Configurations that `docs/` shows whole, from `extends` on, are composed and checked.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from tests.released.editor_folder import save_editor
+from tests.testing.test_golden import record
 
 from vedit.cli import main
+from vedit.cli.experiment import check, read
 from vedit.video import write_video
 
 # A user sees the warnings of a short run; here only the outcome counts.
@@ -34,14 +41,25 @@ SHORT = [
     "--trainer.log_every_n_steps",
     "1",
 ]
+# What the documents go on from.
+RUNS = ("quickstart", "nano/kiwi_edit_stage1", "nano/kiwi_edit_stage2")
 
 
 def commands() -> list[str]:
     found = []
     for page in PAGES:
         for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
-            found += [line[2:].split("  #")[0] for line in block.splitlines() if line[:2] == "$ "]
+            found += [
+                line[2:].split("  #")[0].rstrip() for line in block.splitlines() if line[:2] == "$ "
+            ]
     return sorted(set(found))
+
+
+def configurations() -> list[str]:
+    blocks = []
+    for page in (ROOT / "docs").glob("*.md"):
+        blocks += re.findall(r"```yaml\n(extends:.*?)```", page.read_text(), re.DOTALL)
+    return sorted(blocks)
 
 
 def moving_clip(frames: int = 12) -> Iterator[torch.Tensor]:
@@ -54,7 +72,11 @@ def moving_clip(frames: int = 12) -> Iterator[torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository's shape with one tiny clip, built and trained on by its own commands."""
+    """The repository's shape with one tiny clip, built and trained on by its own commands.
+
+    `models` holds what a reader downloads: a released editor, and weights with recorded cases, a
+    few thousand parameters large.
+    """
     place = tmp_path_factory.mktemp("workspace")
     for name in ("configs", "examples", "nano"):
         (place / name).symlink_to(ROOT / name)
@@ -71,12 +93,20 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = [word for item in sizes + workers for word in ("--set", item)]
     assert main(["data", "build", "--config", data, *overrides]) in (0, None)
     run = ["--trainer.max_steps", "1", "--data.batch_size", "2", "--trainer.log_every_n_steps", "1"]
-    assert main(["fit", "--config", "configs/experiments/quickstart.yaml", *run]) in (0, None)
+    for name in RUNS:
+        config = f"configs/experiments/{name}.yaml"
+        assert main(["fit", "--config", config, *run]) in (0, None)
     patch.undo()
+    save_editor(place / "models" / "editor")
+    record(place / "models" / "recorded")
     return place
 
 
-@pytest.mark.parametrize("command", commands())
+def name_of(command: str) -> str:
+    return command.removeprefix(".venv/bin/")[:90]
+
+
+@pytest.mark.parametrize("command", commands(), ids=name_of)
 def test_command_runs(
     command: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
@@ -88,13 +118,26 @@ def test_command_runs(
         assert words[1] in targets
         return
     program = Path(words[0]).name
+    if program == "python" and words[1] == "-m":
+        assert import_module(words[2]).main(words[3:]) == 0
+        return
     if program != "vedit":
         assert shutil.which(program, path=str(ROOT / ".venv" / "bin")), f"no program {program}"
         return
     short = [*SHORT, "--data.batch_size", "2"] if words[1] == "fit" else []
     if short and "--name" not in words:
-        short += ["--name", "documented"]  # the workspace holds a run of the experiment's name
+        # The workspace may hold a run of the experiment's name.
+        short += ["--name", f"documented_{commands().index(command)}"]
     assert main([*words[1:], *short]) in (0, None), capfd.readouterr().err
+
+
+@pytest.mark.parametrize("block", configurations())
+def test_configuration_fits(
+    block: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace)
+    (tmp_path / "shown.yaml").write_text(block)
+    check(read([str(tmp_path / "shown.yaml")]))
 
 
 def test_the_pages_show_commands() -> None:

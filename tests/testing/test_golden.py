@@ -17,10 +17,8 @@ from vedit.testing.denoiser import denoiser, velocity_of
 from vedit.testing.golden import differences, main
 
 
-@pytest.fixture
-def recorded(tmp_path: Path) -> Path:
-    """A folder with two cases recorded from this very code."""
-    folder = tmp_path / "golden"
+def record(folder: Path) -> Path:
+    """Fill a folder with two cases recorded from this very code."""
     randomised(WanTransformer3DModel(**SIZES), std=0.1).save_pretrained(folder / "transformer")
     save_embedder(folder / "source_embedder", seed=1)
     save_embedder(folder / "ref_embedder", seed=2)
@@ -36,6 +34,11 @@ def recorded(tmp_path: Path) -> Path:
     save_file(tensors, folder / "cases.safetensors")
     (folder / "cases.json").write_text(json.dumps(options))
     return folder
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    return record(tmp_path / "golden")
 
 
 def change(folder: Path, key: str, by: float) -> None:
