@@ -21,9 +21,11 @@ from tests.tiny import ROOT, write_config
 
 from vedit.cli import main
 from vedit.cli.experiment import read
+from vedit.cli.extends import compose
 from vedit.cli.yaml_file import Tree
 from vedit.context.vlm_encoder import Prompt
 
+CONFIGS = ROOT / "configs"
 RECORDED = Path(__file__).parent / "losses.json"
 STEPS = 10
 KINDS = {
@@ -91,7 +93,7 @@ def plain(tree: Tree, name: str, folder: Path) -> Tree:
     """A nano experiment on synthetic edits, in float32 with AdamW, from random weights.
 
     The optimizer of the nano scale orthogonalises in half precision, which would make losses depend
-    on the CPU.
+    on the CPU. Noise levels and their weights are those of the recipe where it names any.
 
     Args:
         tree: composed.
@@ -109,6 +111,9 @@ def plain(tree: Tree, name: str, folder: Path) -> Tree:
     model["codec"] = {"class_path": "vedit.codecs.wan_vae.WanVAE", "init_args": codec}
     model["optimizer"] = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
     model["lr_scheduler"] = None
+    if name == "kiwi_edit":
+        recipe = compose([CONFIGS / "recipes" / "kiwi_edit" / "stage1.yaml"]).tree["model"]
+        model |= {key: recipe[key] for key in ("noise_levels", "weighting")}
     data = {"kinds": KINDS[name], "batches": STEPS}
     tree["data"] = {"class_path": "tests.golden.synthetic.SyntheticEdits", "init_args": data}
     record = {"class_path": "tests.golden.training.RecordLosses"}
@@ -129,7 +134,7 @@ def losses_of(name: str, folder: Path) -> list[float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums depend on how they are divided
     try:
-        composed = read([str(ROOT / "configs" / "experiments" / "nano" / f"{name}.yaml")])
+        composed = read([str(CONFIGS / "experiments" / "nano" / f"{name}.yaml")])
         found = folder / "losses.json"
         config = write_config(folder / "golden.yaml", plain(composed.tree, name, folder))
         if main(["fit", "--config", str(config)]) != 0:
