@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         enable_model_summary=False,
         logger=TensorBoardLogger(str(folder), name="tiny", version=""),
         callbacks=[
-            PeriodicCheckpoint(every_n_steps=1, keep=2),
+            PeriodicCheckpoint(every_n_steps=3, keep=2),
             LogProgress(every_n_steps=2),
             SystemSummary(),
             Throughput(window=2),
@@ -111,9 +111,11 @@ def test_losses_are_logged(events: EventAccumulator) -> None:
     )
 
 
-def test_the_newest_checkpoints_stay(run: Path) -> None:
+def test_checkpoints_are_periodic_and_the_last_is_of_the_last_step(run: Path) -> None:
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
-    assert names == ["last.ckpt", "step_0000003.ckpt", "step_0000004.ckpt"]
+    assert names == ["last.ckpt", "step_0000003.ckpt"]
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 4
 
 
 def test_throughput_leaves_validation_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class PeriodicCheckpoint(ModelCheckpoint):
-    """`last.ckpt` every few steps, and the best few beside it.
+    """`last.ckpt` every few steps and at the end of training, and the best few beside it.
 
     Args:
         every_n_steps: optimizer steps between checkpoints.
@@ -37,6 +37,13 @@ class PeriodicCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=monitor is None,
             enable_version_counter=False,
         )
+        self.every_n_steps = every_n_steps
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write `last.ckpt` if training ends between two checkpoints."""
+        super().on_train_end(trainer, pl_module)
+        if trainer.global_step % self.every_n_steps and self.dirpath is not None:
+            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
 
 
 class Interrupted(Exception):  # noqa: N818 (a request, not an error)
