@@ -76,7 +76,26 @@ def compose(files: Sequence[str | Path], overrides: Sequence[tuple[str, Any]] = 
         ConfigError: if a file is missing or no YAML mapping, if `extends` goes round in a circle,
             or if an interpolation names a key that is not there.
     """
-    layers = layers_of(files)
+    return compose_layers(layers_of(files), overrides, Path(files[0]).stem if files else None)
+
+
+def compose_layers(
+    below: Sequence[Layer], overrides: Sequence[tuple[str, Any]] = (), name: str | None = None
+) -> Composed:
+    """Merge layers and overrides, then resolve `${}`; see `compose`.
+
+    Args:
+        below: from `layers_of`.
+        overrides: (dotted key, value) pairs that win over them.
+        name: `name` if no layer sets it; None sets none.
+
+    Returns:
+        The merged tree.
+
+    Raises:
+        ConfigError: if an interpolation names a key that is not there.
+    """
+    layers = list(below)
     tree: Tree = {}
     for layer in layers:
         tree = merge(tree, layer.tree)
@@ -84,8 +103,8 @@ def compose(files: Sequence[str | Path], overrides: Sequence[tuple[str, Any]] = 
         layer = Layer(COMMAND_LINE, _nested(key.split("."), value, tree))
         layers.append(layer)
         tree = merge(tree, layer.tree)
-    if files:
-        tree.setdefault("name", Path(files[0]).stem)
+    if name is not None:
+        tree.setdefault("name", name)
     return Composed(_interpolated(tree, layers), tuple(layers))
 
 

@@ -131,7 +131,7 @@ def launcher_of(options: dict[str, Any]) -> dict[str, Any]:
     from vedit.sweep.launchers.base import Launcher
 
     given = options.get("launcher", "local")
-    tree = dict(given) if isinstance(given, dict) else {"class_path": str(given)}
+    tree: dict[str, Any] = dict(given) if isinstance(given, dict) else {"class_path": str(given)}
     name = tree.get("class_path", "")
     tree["class_path"] = LAUNCHERS.get(name, name)
     if "." not in tree["class_path"]:

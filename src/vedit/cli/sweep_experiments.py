@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vedit.cli.experiment import check, check_top, system
-from vedit.cli.extends import Composed, compose, find_config, layers_of, merge
+from vedit.cli.extends import Composed, Layer, compose_layers, find_config, layers_of, merge
 from vedit.cli.yaml_file import Tree, read_yaml
 from vedit.errors import DataError
 from vedit.sweep.experiments import Composition, Facts
@@ -22,6 +22,7 @@ class ComposedExperiments:
 
     def __init__(self) -> None:
         self._facts: dict[str, Facts] = {}
+        self._layers: dict[tuple[str, ...], list[Layer]] = {}
 
     def find(self, name: str, beside: Path) -> str:
         """The file that a name in another file means."""
@@ -44,7 +45,10 @@ class ComposedExperiments:
 
     def compose(self, files: Sequence[str], overrides: Sequence[tuple[str, Any]]) -> Composed:
         """Compose an experiment and check its top level."""
-        composed = compose(files, overrides)
+        key = tuple(files)
+        if key not in self._layers:
+            self._layers[key] = layers_of(files)
+        composed = compose_layers(self._layers[key], overrides, Path(files[0]).stem)
         composed.tree.pop(SECTION, None)
         check_top(composed, files[0])
         return composed

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vedit.errors import ConfigError
-from vedit.sweep.experiments import Facts, Tree
+from vedit.sweep.experiments import Facts, Tree, data_of
 from vedit.sweep.records import Budget
 
 
@@ -39,8 +39,7 @@ def costs(checked: Tree, facts: Facts, share: float | None = None) -> Costs:
     Returns:
         Its costs; an unknown number of devices counts as one.
     """
-    trainer, data = checked["trainer"], checked.get("data") or {}
-    data = data.get("init_args", data)
+    trainer, data = checked["trainer"], data_of(checked)
     samples = int(data.get("batch_size") or 1) * int(trainer.get("accumulate_grad_batches") or 1)
     samples *= devices(trainer) * int(trainer.get("num_nodes") or 1)
     steps = trainer.get("max_steps")

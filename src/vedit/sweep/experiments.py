@@ -19,6 +19,12 @@ class Composition(Protocol):
         ...
 
 
+def data_of(checked: Tree) -> Tree:
+    """The arguments of an experiment's data, whether or not it names a class of its own."""
+    data: Tree = checked.get("data") or {}
+    return (data.get("init_args") or {}) if "class_path" in data else data
+
+
 @dataclass(frozen=True)
 class Facts:
     """What building an experiment on the meta device tells.

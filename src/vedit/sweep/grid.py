@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vedit.sweep.combine import KEYS as COMBINING
 from vedit.sweep.combine import clashes, matches, read_cells, read_choice
@@ -29,6 +29,8 @@ KEYS = (
 
 SECTION = ("video", "overrides", "seeds", "budget", "metrics")
 """What an overlay may say for all grids, under `sweep`."""
+
+_BETTER: dict[Any, Literal["higher", "lower"]] = {"higher": "higher", "lower": "lower"}
 
 Axes = Mapping[str, Mapping[str, Option]]
 
@@ -137,9 +139,9 @@ def _metrics(value: Any, problems: Problems) -> tuple[Metric, ...]:
         tree = {"key": given} if isinstance(given, str) else problems.mapping(key, given, known)
         if "key" not in tree:
             problems.add(f"{key}.key", "missing; name a number of the report or a logged scalar")
-        better = tree.get("better")
-        if better not in (None, "higher", "lower"):
-            problems.add(f"{key}.better", f"expected higher or lower, got {better!r}")
+        better = _BETTER.get(str(tree.get("better")))
+        if better is None and "better" in tree:
+            problems.add(f"{key}.better", f"expected higher or lower, got {tree['better']!r}")
         digits = tree.get("digits", 2)
         if not isinstance(digits, int) or not 0 <= digits <= 8:
             problems.add(f"{key}.digits", f"expected 0 to 8, got {digits!r}")

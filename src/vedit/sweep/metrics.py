@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vedit.errors import nearest
-from vedit.sweep.experiments import Tree
+from vedit.sweep.experiments import Tree, data_of
 from vedit.sweep.records import Metric
 
 REPORT = "vedit.callbacks.report.EditReport"
@@ -31,10 +31,12 @@ def missing_metric(metric: Metric, checked: Tree) -> str:
     known, complete = known_metrics(checked)
     if metric.key in known or metric.key.startswith("per_edit.") and "samples" in known:
         return ""
-    data = checked.get("data") or {}
-    data = data.get("init_args", data)
     if metric.key.startswith("held_out.") and "samples" not in known:
-        lacking = "data.test names none" if not data.get("test") else f"no callback is {REPORT}"
+        lacking = (
+            "data.test names none"
+            if not data_of(checked).get("test")
+            else f"no callback is {REPORT}"
+        )
         return f"'{metric.key}' is measured on test data, but {lacking}"
     if metric.key.startswith("val/") and "val/loss" not in known:
         return f"'{metric.key}' is logged in validation, but there is none"
@@ -55,9 +57,8 @@ def known_metrics(checked: Tree) -> tuple[set[str], bool]:
     """
     from vedit.evaluation.report import RunFacts, as_json
 
-    trainer, data = checked["trainer"], checked.get("data") or {}
-    own_data = "class_path" in data
-    data = data.get("init_args") or {} if own_data else data
+    trainer, data = checked["trainer"], data_of(checked)
+    own_data = "class_path" in (checked.get("data") or {})
     paths = [str(part.get("class_path")) for part in parts(trainer.get("callbacks"))]
     known, complete = {"train/loss"}, not own_data and "class_path" not in checked["model"]
     if data.get("validation") and trainer.get("limit_val_batches", 1) != 0:
@@ -78,10 +79,10 @@ def known_metrics(checked: Tree) -> tuple[set[str], bool]:
     return known, complete
 
 
-def parts(value: Any) -> Iterator[Mapping[str, Any]]:
+def parts(value: Any) -> Iterator[Tree]:
     """The classes of a setting that takes one or several of them."""
     for part in value if isinstance(value, list) else [value]:
-        if isinstance(part, Mapping) and "class_path" in part:
+        if isinstance(part, dict) and "class_path" in part:
             yield part
 
 
@@ -118,7 +119,7 @@ def read_samples(folder: Path, metrics: tuple[Metric, ...]) -> dict[str, dict[st
         Metric's name -> sample -> number.
     """
     rows = read_report(folder).get("per_sample") or {}
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for metric in metrics:
         last = metric.key.rpartition(".")[2]
         if metric.key == f"held_out.{last}":

@@ -10,12 +10,12 @@ from typing import Any
 
 from vedit.errors import ConfigError, VeditError
 from vedit.sweep.budget import Costs, costs, steps_of
-from vedit.sweep.experiments import Composition, Experiments, Facts, Tree
+from vedit.sweep.experiments import Composition, Experiments, Facts, Tree, data_of
 from vedit.sweep.metrics import missing_metric
 from vedit.sweep.problems import Problems
 from vedit.sweep.records import Cell, Grid, Stage
 
-START = "model.init_from"
+START, LENGTH = "model.init_from", "trainer.max_steps"
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class _Drafted:
     stages: tuple[Stage, ...]
     facts: tuple[Facts, ...]
     costs: tuple[Costs, ...]
+    trees: tuple[Tree, ...]
+    checked: tuple[Tree, ...]
 
 
 def make_plan(grid: Grid, experiments: Experiments) -> Plan:
@@ -115,12 +117,42 @@ def digest_of(config: Tree) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def substituted(checked: Any, tree: Any, other: Any) -> Any:
+    """What checking `other` gives, if it differs from a checked tree in plain values alone.
+
+    Args:
+        checked: the outcome of checking `tree`.
+        tree: a composed configuration.
+        other: another.
+
+    Returns:
+        The checked configuration; None if `other` has other keys, so that it has to be checked.
+
+    Examples:
+        >>> substituted({"a": "x.A", "n": 1}, {"a": "A", "n": 1}, {"a": "A", "n": 2})
+        {'a': 'x.A', 'n': 2}
+        >>> substituted({"n": 1}, {"n": 1}, {"n": 1, "m": 1})
+    """
+    if tree == other:
+        return checked
+    if all(isinstance(part, dict) for part in (checked, tree, other)):
+        if tree.keys() != other.keys():
+            return None
+        found = {k: substituted(checked.get(k), tree[k], other[k]) for k in tree}
+        alike = all(v is not None or other[k] is None for k, v in found.items())
+        return {**checked, **found} if alike else None
+    plain = (int, float, type(None))
+    number = isinstance(tree, plain) and isinstance(other, plain) and checked == tree
+    return other if number else None
+
+
 class _Planner:
     def __init__(self, grid: Grid, experiments: Experiments) -> None:
         self.grid, self.experiments = grid, experiments
         self.problems = Problems(grid.file)
         self.runs: dict[str, Run] = {}
         self.trees: dict[str, Tree] = {}
+        self._of_own: dict[tuple[str, ...], bool] = {}
 
     def plan(self) -> Plan:
         drafted = [d for d in map(self._draft, self.grid.cells) if d is not None]
@@ -139,20 +171,24 @@ class _Planner:
         name = cell_name(choice)
         own = next((self._option(*o).stages for o in choice.items() if self._option(*o).stages), ())
         stages = (*own, Stage("last"))
-        facts, prices = [], []
-        for index in range(len(stages)):
-            checked = self._checked(name, choice, stages, index, self.grid.seeds[0])
-            if checked is None:
+        drafts = []
+        for stage in stages:
+            try:
+                composed = self._composed(choice, stage, self.grid.seeds[0])
+                checked = self.experiments.check(composed)
+                found = self.experiments.facts(checked, self.grid.video)
+            except VeditError as error:
+                self._note(name, error)
                 return None
-            found = self._built(name, checked)
-            if found is None:
-                return None
-            facts.append(found)
-            prices.append(costs(checked, found, stages[index].share))
+            drafts.append((found, costs(checked, found, stage.share), composed.tree, checked))
+        self._check_metrics(checked)
+        self.trees[name] = composed.tree
+        return _Drafted(name, choice, stages, *zip(*drafts, strict=True))
+
+    def _check_metrics(self, checked: Tree) -> None:
         for metric in self.grid.metrics:
             if problem := missing_metric(metric, checked):
                 self.problems.add(f"metrics.{metric.name}", problem)
-        return _Drafted(name, choice, stages, tuple(facts), tuple(prices))
 
     def _cell(self, draft: _Drafted, baseline: _Drafted, seed: int) -> Cell | None:
         try:
@@ -162,11 +198,12 @@ class _Planner:
             return None
         before: str | None = None
         for index, stage in enumerate(draft.stages):
-            more = [] if steps[index] is None or self.grid.budget is None else _length(steps[index])
-            more += [(START, before)] if before else []
-            checked = self._checked(draft.name, draft.choice, draft.stages, index, seed, more)
-            if checked is None:
-                return None
+            more: list[tuple[str, Any]] = [(START, before)] if before else []
+            if self.grid.budget is not None and steps[index] is not None:
+                more.append((LENGTH, steps[index]))
+            composed = self._composed(draft.choice, stage, seed, more)
+            known = draft.checked[index], draft.trees[index]
+            checked = substituted(*known, composed.tree) or self.experiments.check(composed)
             last = index == len(draft.stages) - 1
             title = f"{draft.name} seed {seed}" + ("" if last else f" {stage.name}")
             before = self._add(title, checked, before, last, steps[index], draft, index)
@@ -186,7 +223,7 @@ class _Planner:
     ) -> str:
         digest = digest_of(checked)
         price = draft.costs[index].flops
-        tested = last and bool(_data(checked).get("test"))
+        tested = last and bool(data_of(checked).get("test"))
         tested |= digest in self.runs and self.runs[digest].tested
         flops = None if price is None or steps is None else price * steps
         self.runs[digest] = Run(
@@ -194,50 +231,31 @@ class _Planner:
         )
         return digest
 
-    def _checked(
+    def _composed(
         self,
-        name: str,
         choice: Mapping[str, str],
-        stages: Sequence[Stage],
-        index: int,
+        stage: Stage,
         seed: int,
         more: Sequence[tuple[str, Any]] = (),
-    ) -> Tree | None:
-        """The checked configuration of a stage; None, with the mistake noted, if it is wrong."""
-        stage = stages[index]
+    ) -> Composition:
         files = [*self.grid.base]
         for option in choice.items():
             files += self._option(*option).files
         overrides = [*self.grid.overrides.items(), *self._overrides(choice)]
         overrides += [*stage.overrides.items(), *more]
-        try:
-            composed = self.experiments.compose([*files, *stage.files], overrides)
-            composed = self._seeded(composed, [*files, *stage.files], overrides, seed)
-            if index == len(stages) - 1:
-                self.trees.setdefault(name, composed.tree)
-            return self.experiments.check(composed)
-        except VeditError as error:
-            self._note(name, error)
-            return None
-
-    def _seeded(
-        self,
-        composed: Composition,
-        files: Sequence[str],
-        overrides: Sequence[tuple[str, Any]],
-        seed: int,
-    ) -> Composition:
         keys = ["seed_everything", "model.seed"]
-        if "class_path" not in (composed.tree.get("data") or {}):
+        if not self._own_data([*files, *stage.files], overrides):
             keys.append("data.seed")
-        return self.experiments.compose(files, [*overrides, *((key, seed) for key in keys)])
+        overrides += [(key, seed) for key in keys]
+        return self.experiments.compose([*files, *stage.files], overrides)
 
-    def _built(self, name: str, checked: Tree) -> Facts | None:
-        try:
-            return self.experiments.facts(checked, self.grid.video)
-        except VeditError as error:
-            self._note(name, error)
-            return None
+    def _own_data(self, files: Sequence[str], overrides: Sequence[tuple[str, Any]]) -> bool:
+        """Whether the data is a class of its own, which may take no seed."""
+        key = (*files, *(name for name, _ in overrides))
+        if key not in self._of_own:
+            tree = self.experiments.compose(files, overrides).tree
+            self._of_own[key] = "class_path" in (tree.get("data") or {})
+        return self._of_own[key]
 
     def _note(self, name: str, error: VeditError) -> None:
         """A mistake of the base is told once; one of options, with the cell."""
@@ -253,12 +271,3 @@ class _Planner:
 
     def _overrides(self, choice: Mapping[str, str]) -> list[tuple[str, Any]]:
         return [pair for o in choice.items() for pair in self._option(*o).overrides.items()]
-
-
-def _length(steps: int | None) -> list[tuple[str, Any]]:
-    return [("trainer.max_steps", steps)]
-
-
-def _data(checked: Tree) -> Tree:
-    data: Tree = checked.get("data") or {}
-    return data.get("init_args") or {} if "class_path" in data else data
