@@ -61,6 +61,12 @@ def training_of(run: Path) -> int:
     return int(children[0]) if children else 0
 
 
+def kill(sweep: subprocess.Popen[str], *others: int) -> None:
+    for process in (sweep.pid, *others):
+        os.kill(process, signal.SIGKILL)
+    sweep.communicate()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_killed_sweeps_and_runs_end_in_the_same_table(tmp_path: Path) -> None:
@@ -83,29 +89,31 @@ def test_killed_sweeps_and_runs_end_in_the_same_table(tmp_path: Path) -> None:
     assert "vedit sweep, process" in refused.communicate(timeout=120)[1]
     assert refused.returncode == 1
 
+    # The training alone: it is tried again, and goes on from its checkpoint.
+    hold.write_text("")
+    os.kill(training_of(other), signal.SIGKILL)
+    wait_for(lambda: hold.read_text() == "reached", sweep)
+
     # The sweep, the run's worker and its training, all at once.
-    training = training_of(other)
-    os.kill(sweep.pid, signal.SIGKILL)
-    os.kill(read_state(other).process, signal.SIGKILL)
-    os.kill(training, signal.SIGKILL)
-    sweep.communicate()
+    kill(sweep, read_state(other).process, training_of(other))
     until = time.monotonic() + 30  # they take a moment to die
     while by_name(folder)["source=before"].state == "running" and time.monotonic() < until:
         time.sleep(0.1)
     killed = by_name(folder)["source=before"]
     assert (killed.state, killed.note) == ("waiting", "was killed")
 
-    # The same command goes on. This time the training alone is killed: it is tried again.
+    # The sweep and the worker: the same command stops the training that goes on by itself.
     hold.write_text("")
     sweep = start(*again, folder=tmp_path)
     wait_for(lambda: hold.read_text() == "reached", sweep)
-    os.kill(training_of(other), signal.SIGKILL)
-    hold.unlink()
+    kill(sweep, read_state(other).process)
+    assert by_name(folder)["source=before"].state == "running"
+    sweep = start(*again, folder=tmp_path)
     finish(sweep)
     assert (first / "log.txt").read_text() == finished_log
     log = (other / "log.txt").read_text()
     fits = [line for line in log.splitlines() if line.startswith("$ vedit fit")]
-    assert ["--ckpt_path" in line for line in fits] == [False, True, True]
+    assert ["--ckpt_path" in line for line in fits] == [False, True, True, True]
 
     finish(start("grid.yaml", "--output", "calm", "--only", "before", folder=tmp_path))
     calm, killed = by_name(tmp_path / "calm")["source=before"], by_name(folder)["source=before"]

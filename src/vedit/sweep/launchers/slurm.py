@@ -108,10 +108,11 @@ class Slurm(Launcher):
         for array in _arrays(runs):
             needs = {ids[run.after] for run in array if run.after in ids}
             executor = self._executor(folder.root, array[0], sorted(needs))
-            tasks = [Job(folder.run(run.digest), self.signal_delay) for run in array]
+            folders = [folder.run(run.digest).resolve() for run in array]
             for run in array:
                 write_state(folder.run(run.digest), phase="waiting", note="")
-            for run, job in zip(array, executor.map_array(_carry_out, tasks), strict=True):
+            jobs = executor.map_array(Job(self.signal_delay), folders)
+            for run, job in zip(array, jobs, strict=True):
                 ids[run.digest] = job.job_id
                 write_json(folder.run(run.digest) / "job.json", {"id": job.job_id})
 
@@ -141,10 +142,6 @@ class Slurm(Launcher):
             options["gpus_per_node"] = run.devices
         made.update_parameters(**{k: v for k, v in options.items() if v is not None})
         return made
-
-
-def _carry_out(job: Job) -> None:
-    job()
 
 
 def _setup(given: Sequence[str]) -> list[str]:
