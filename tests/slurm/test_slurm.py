@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.slurm.conftest import Cluster
 from tests.sweep.tiny_grid import AXES, METRICS, start, write_grid
+from tests.tiny import ROOT
 
 from vedit.cli import main
 from vedit.sweep.collect import collect
@@ -30,6 +31,9 @@ def wait_for(condition: Callable[[], Any], what: str, limit: float = 400) -> Any
     while time.monotonic() < until:
         if found := condition():
             return found
+        states = list(Path.cwd().glob("sweep/runs/*/state.json"))
+        failed = [path for path in states if read_state(path.parent).phase == "failed"]
+        assert not failed, (failed[0].parent / "log.txt").read_text()
         time.sleep(0.5)
     queue = subprocess.run(["squeue", "-t", "all"], capture_output=True, text=True).stdout
     raise AssertionError(f"waited in vain for {what}:\n{queue}")
@@ -43,7 +47,10 @@ def job_of(outcome: Outcome) -> str:
     return str(json.loads((outcome.folder / "job.json").read_text())["id"])
 
 
-def test_an_array_outlives_its_time_limit(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_array_outlives_its_time_limit(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     axes = {"source": {**AXES["source"], "before": {**AXES["source"]["before"], **HELD}}}
     write_grid(tmp_path, axes=axes, budget={"steps": 4})
     hold, folder = tmp_path / "hold", tmp_path / "sweep"
@@ -79,6 +86,7 @@ def test_cancelled_jobs_and_dead_nodes_show(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}/src:{ROOT}")  # for the jobs
     write_grid(tmp_path, overrides=HELD, budget={"steps": 4}, metrics={"loss": "train/loss"})
     hold, folder = tmp_path / "hold", tmp_path / "sweep"
     hold.touch()

@@ -123,6 +123,12 @@ def run(file: str, overlays: Sequence[str], options: dict[str, Any], dry: bool) 
 def launcher_of(options: dict[str, Any]) -> dict[str, Any]:
     """The launcher's class and arguments, checked.
 
+    Args:
+        options: of the command line.
+
+    Returns:
+        `class_path` and `init_args`.
+
     Raises:
         ConfigError: if there is no such class or it does not take these arguments.
     """

@@ -48,6 +48,13 @@ class Experiments(Protocol):
     def find(self, name: str, beside: Path) -> str:
         """The file that a name in another file means.
 
+        Args:
+            name: a path, with or without `.yaml`.
+            beside: the other file.
+
+        Returns:
+            Its path.
+
         Raises:
             ConfigError: there is none.
         """
@@ -55,6 +62,12 @@ class Experiments(Protocol):
 
     def read_yaml(self, path: Path) -> Tree:
         """Read one YAML mapping.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            Its content.
 
         Raises:
             ConfigError: it is none.
@@ -68,6 +81,12 @@ class Experiments(Protocol):
     def sweep_section(self, files: Sequence[str]) -> Tree:
         """What overlays say about the sweep itself, under `sweep`.
 
+        Args:
+            files: the overlays.
+
+        Returns:
+            Their sections merged, with what they extend.
+
         Raises:
             ConfigError: a file cannot be read.
         """
@@ -75,6 +94,13 @@ class Experiments(Protocol):
 
     def compose(self, files: Sequence[str], overrides: Sequence[tuple[str, Any]]) -> Composition:
         """Compose an experiment.
+
+        Args:
+            files: later ones win.
+            overrides: (dotted key, value) pairs that win over all files.
+
+        Returns:
+            The experiment, its top level checked.
 
         Raises:
             ConfigError: a file or a key is wrong.
@@ -84,6 +110,12 @@ class Experiments(Protocol):
     def check(self, composition: Composition) -> Tree:
         """Check every key against the constructors, and write class names out in full.
 
+        Args:
+            composition: from `compose`.
+
+        Returns:
+            The checked configuration.
+
         Raises:
             ConfigError: at the first mistake.
         """
@@ -91,6 +123,13 @@ class Experiments(Protocol):
 
     def facts(self, checked: Tree, video: tuple[int, int, int] | None) -> Facts:
         """Build on the meta device and count.
+
+        Args:
+            checked: from `check`.
+            video: (frames, height, width); None takes the size of the first training sample.
+
+        Returns:
+            What there is to know.
 
         Raises:
             VeditError: the parts do not fit each other.

@@ -100,7 +100,10 @@ class SweepFolder:
         write_json(self.root / PLAN, tree)
 
     def read(self) -> tuple[Grid, list[Cell], dict[str, Recorded], dict[str, Any]]:
-        """What was written down: the grid, its cells, its runs by digest, and the launcher.
+        """What was written down.
+
+        Returns:
+            The grid, its cells, its runs by digest, and the launcher's class and arguments.
 
         Raises:
             ConfigError: there is no sweep here.

@@ -58,7 +58,22 @@ def read_grid(file: str, experiments: Experiments, overlays: Sequence[str] = ())
     tree = experiments.read_yaml(Path(file))
     tree = _scaled(tree, experiments, overlays, problems)
     tree = problems.mapping("", tree, KEYS)
-    find = lambda name: experiments.find(name, Path(file))  # noqa: E731
+    grid = _typed(tree, file, experiments, overlays, problems)
+    _check_whole(grid, problems)
+    problems.stop()
+    return grid
+
+
+def _typed(
+    tree: Tree,
+    file: str,
+    experiments: Experiments,
+    overlays: Sequence[str],
+    problems: Problems,
+) -> Grid:
+    def find(name: str) -> str:
+        return experiments.find(name, Path(file))
+
     axes = read_axes(tree.get("axes"), find, problems)
     cells = read_cells(tree, axes, problems) if not problems.found or axes else ()
     clashes(axes, cells, problems)
@@ -66,7 +81,7 @@ def read_grid(file: str, experiments: Experiments, overlays: Sequence[str] = ())
     if not base and not problems.found:
         problems.add("base", "missing; name the experiment that every cell starts from")
     metrics = _metrics(tree.get("metrics"), problems)
-    grid = Grid(
+    return Grid(
         name=problems.text("name", tree.get("name", Path(file).stem)),
         base=(*base, *overlays),
         axes=axes,
@@ -82,9 +97,6 @@ def read_grid(file: str, experiments: Experiments, overlays: Sequence[str] = ())
         title=problems.text("title", tree.get("title", "")),
         file=file,
     )
-    _check_whole(grid, problems)
-    problems.stop()
-    return grid
 
 
 def _scaled(

@@ -97,6 +97,12 @@ def keys_written(overrides: Mapping[str, Any]) -> dict[str, str]:
     `init_args` is left out and a class stands for all its arguments; appending to a list leaves
     room for others.
 
+    Args:
+        overrides: dotted keys with values.
+
+    Returns:
+        The key as written, by the place it writes to.
+
     Examples:
         >>> keys_written({"model.source": {"init_args": {"time": "before"}}, "trainer.callbacks+": 1})
         {'model.source.time': 'model.source'}

@@ -97,6 +97,12 @@ def make_plan(grid: Grid, experiments: Experiments) -> Plan:
 def cell_name(choice: Mapping[str, str]) -> str:
     """A choice in words.
 
+    Args:
+        choice: option by axis.
+
+    Returns:
+        The name of the cell.
+
     Examples:
         >>> cell_name({"source": "channels", "finetune": "lora"})
         'source=channels,finetune=lora'
@@ -106,6 +112,12 @@ def cell_name(choice: Mapping[str, str]) -> str:
 
 def digest_of(config: Tree) -> str:
     """Names the content of a checked configuration: not its name, nor where it logs to.
+
+    Args:
+        config: checked.
+
+    Returns:
+        Twelve hexadecimal digits.
 
     Examples:
         >>> digest_of({"name": "a", "model": {}}) == digest_of({"name": "b", "model": {}})

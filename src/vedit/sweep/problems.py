@@ -11,6 +11,9 @@ from vedit.errors import ConfigError, nearest
 class GridErrors(ConfigError):
     """All mistakes in one grid.
 
+    Args:
+        problems: one line each.
+
     Attributes:
         problems: one line each.
     """

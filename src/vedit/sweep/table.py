@@ -208,6 +208,12 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def scaled(value: float) -> str:
     """A count with a letter for its size.
 
+    Args:
+        value: above zero.
+
+    Returns:
+        Three digits and the letter.
+
     Examples:
         >>> scaled(1_234_567), scaled(950)
         ('1.23 M', '950')

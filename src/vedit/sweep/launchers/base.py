@@ -53,6 +53,9 @@ class Launcher(ABC):
         Args:
             folder: of the sweep.
             runs: to ask about.
+
+        Returns:
+            By digest; runs that were never in the queue are missing.
         """
         return {}
 
