@@ -21,6 +21,7 @@ from vedit.errors import ConfigError, DataError
 from vedit.finetune.base import Finetune
 from vedit.finetune.plan import FinetunePlan
 from vedit.finetune.trained import restore, start_from, trained_state
+from vedit.flow.draws import drawn_from
 from vedit.model import EditModel, materialise
 from vedit.precision import adapted
 
@@ -37,6 +38,9 @@ class Assembly(LightningModule):
         injections: slot to what makes its injection, in the order in which they act.
         finetune: what trains of each part, and how.
         init_from: a checkpoint, a run's folder or a folder of safetensors to start from.
+        seed: of the weights that nothing is loaded into. Those of a part depend on it and on the
+            part alone, so that a random tower is the same in every stage of a curriculum, and when
+            a checkpoint, which does not hold what is frozen, is edited with.
 
     Attributes:
         model: the backbone with its injections; None until built, as the next two.
@@ -56,6 +60,7 @@ class Assembly(LightningModule):
         injections: Mapping[str, Callable[[BackboneSpec], Injection]],
         finetune: FinetunePlan,
         init_from: str | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.make_backbone, self.make_codec = backbone, codec
@@ -63,7 +68,7 @@ class Assembly(LightningModule):
         if "instruction" in injections and context is None:
             raise ConfigError("model.instruction: needs model.context, which is null")
         self.make_context = context if "instruction" in injections else None
-        self.finetune, self.init_from = finetune, init_from
+        self.finetune, self.init_from, self.seed = finetune, init_from, seed
         self.strict_loading = False  # a checkpoint holds what trains; on_load_checkpoint is strict
         self.config: dict[str, Any] | None = None
         self.model: EditModel | None = None
@@ -94,17 +99,21 @@ class Assembly(LightningModule):
         """
         planned = _without_weights if meta else _unchanged
         with torch.device("meta") if meta else nullcontext():
-            self.model = EditModel.build(planned(self.make_backbone), self.make_injections)
+            with drawn_from(self.seed, "model"):
+                self.model = EditModel.build(planned(self.make_backbone), self.make_injections)
             spec = self.model.backbone.spec
-            self.codec = materialise(planned(self.make_codec))
+            with drawn_from(self.seed, "codec"):
+                self.codec = materialise(planned(self.make_codec))
             if self.make_context is not None:
-                self.context = materialise(planned(partial(self.make_context, spec)))
+                with drawn_from(self.seed, "context"):
+                    self.context = materialise(planned(partial(self.make_context, spec)))
             self._check_fit(spec)
             self.codec.requires_grad_(False).eval()
             init = None if meta else self.init_from
             rest = {} if init is None else start_from(self.parts(), init)
             for name, (part, finetune) in self.parts().items():
-                self._replace_part(name, finetune.apply(part))
+                with drawn_from(self.seed, name):
+                    self._replace_part(name, finetune.apply(part))
         if rest:
             restore(self.parts(), rest, f"model.init_from: {init}", complete=False)
 

@@ -84,9 +84,9 @@ class EditSystem(Assembly):
         slots = {"instruction": instruction, "source": source, "mask": mask}
         slots |= {"reference": reference, **(extra or {})}
         injections = {name: make for name, make in slots.items() if make is not None}
-        super().__init__(backbone, codec, context, injections, finetune, init_from)
+        super().__init__(backbone, codec, context, injections, finetune, init_from, seed)
         self.noise_levels, self.weighting, self.sampler = noise_levels, weighting, sampler
-        self.guidance, self.dropout, self.seed = guidance, dropout, seed
+        self.guidance, self.dropout = guidance, dropout
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
 
     def configure_optimizers(self) -> Any:

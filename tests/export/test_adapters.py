@@ -54,7 +54,7 @@ def test_the_adapter_comes_back(alpha: float, tmp_path: Path) -> None:
     method = part("vedit.finetune.lora.LoRA", **{**LORA["init_args"], "alpha": alpha})
     plan = {"backbone": method}
     again = started(tmp_path, tmp_path / "out" / ADAPTER, finetune=plan)
-    torch.testing.assert_close(velocity(again), velocity(system), atol=1e-6, rtol=0)
+    torch.testing.assert_close(velocity(again), velocity(system), atol=5e-6, rtol=0)
     if alpha == 5.0:
         for name, value in system.trained_state().items():
             torch.testing.assert_close(again.trained_state()[name], value, atol=1e-6, rtol=0)
@@ -73,7 +73,7 @@ def test_what_diffusers_saves_comes_back(tmp_path: Path) -> None:
     scaled = {k: v * 2.5 if "lora_B" in k else v for k, v in layers.items()}  # no header says alpha
     WanPipeline.save_lora_weights(tmp_path / "theirs", scaled)
     again = started(tmp_path, tmp_path / "theirs" / ADAPTER)
-    torch.testing.assert_close(velocity(again), velocity(system), atol=1e-6, rtol=0)
+    torch.testing.assert_close(velocity(again), velocity(system), atol=5e-6, rtol=0)
 
 
 def test_trained_injections_lie_beside_the_adapter(tmp_path: Path) -> None:
