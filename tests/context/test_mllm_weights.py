@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from tests.tiny_vlm import COUNTS, KINDS, QWEN25, SPEC, TOKENIZER, WORDS, encoder, sizes
 from torch import Tensor
+from transformers import AutoModel
 
 from vedit.context.connectors import QueryConnector, QueryCounts
 from vedit.context.mllm_queries import MLLMQueries
@@ -141,6 +142,19 @@ def test_bfloat16_holds_the_tower_alone(released: tuple[MLLMQueries, Path]) -> N
     assert tokens.dtype == torch.float32
     expected = released[0](WORDS, KINDS["reference"]).tokens
     assert (tokens - expected).abs().mean() < 0.1 * expected.std()
+
+
+def test_bfloat16_leaves_rotary_frequencies_whole(
+    released: tuple[MLLMQueries, Path], tmp_path: Path
+) -> None:
+    released[0].tower.save_pretrained(tmp_path / "vlm")
+    theirs = AutoModel.from_pretrained(tmp_path / "vlm", dtype=torch.bfloat16)
+    frequencies = {n: b for n, b in theirs.named_buffers() if n.endswith(".inv_freq")}
+    assert {b.dtype for b in frequencies.values()} == {torch.float32}
+    for model in (loaded(released[1], dtype="bfloat16"), encoder(dtype="bfloat16")):
+        own = dict(model.tower.named_buffers())
+        for name, frequency in frequencies.items():
+            assert torch.equal(own[name], frequency), name
 
 
 def test_on_meta_the_released_sizes_are_those_of_the_paper() -> None:

@@ -23,12 +23,16 @@ STEMS = ("model", "qwen")
 """File names of a language model's weights; its folder may hold those of other modules too."""
 
 
-def build_vlm(config: Any, attention: str = "sdpa") -> nn.Module:
+def build_vlm(
+    config: Any, attention: str = "sdpa", dtype: torch.dtype = torch.float32
+) -> nn.Module:
     """The model without its head, with random weights.
 
     Args:
         config: what `vlm_config` gave.
         attention: implementation; "eager" is the one that can give attention weights.
+        dtype: to hold parameters in. Rotary frequencies stay in float32, as when transformers loads
+            a checkpoint: rounded to bfloat16, angles are off by a radian a thousand tokens in.
 
     Returns:
         A module with `visual` and `language_model`.
@@ -47,6 +51,8 @@ def build_vlm(config: Any, attention: str = "sdpa") -> nn.Module:
             f"{KEY}.model_type: {config.model_type!r} has no `visual` and `language_model`; "
             "expected qwen2_5_vl, qwen3_vl or a model built like them"
         )
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
     return model
 
 

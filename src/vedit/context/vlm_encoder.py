@@ -78,7 +78,7 @@ class VLMEncoder(ContextEncoder):
         self.hidden_size: int = self.config.get_text_config().hidden_size
         self.words = Words(tokenizer, self.config.get_text_config().vocab_size, special_ids)
         with torch.device("meta") if weights is not None else nullcontext():
-            self.tower = build_vlm(self.config).to(self.dtype).eval()
+            self.tower = build_vlm(self.config, dtype=self.dtype).eval()
         self.checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             checkpoint_layers(self.tower)
