@@ -95,6 +95,23 @@ def test_lora_starts_from_the_pretrained_model() -> None:
     torch.testing.assert_close(LoRA(rank=2).apply(module)(x), before, atol=0, rtol=0)
 
 
+def test_adapters_of_half_precision_train_at_small_steps() -> None:
+    torch.manual_seed(0)
+    method = LoRA(rank=2)
+    module = method.apply(Model().bfloat16())
+    disturb(module)  # B is not zero any more, so that A has a gradient
+    before = {name: value.clone() for name, value in method.saved(module).items()}
+    adapters = [p for p in module.parameters() if p.requires_grad]
+    module(torch.randn(2, 3, 6).bfloat16()).float().square().sum().backward()
+    torch.optim.AdamW(adapters, lr=1e-5, weight_decay=0.0).step()
+    for name, value in method.saved(module).items():
+        assert value.dtype == torch.float32
+        moved = (value - before[name]).abs()
+        assert (moved[moved > 0] < 2e-5).all()
+        assert moved.count_nonzero() > 0.8 * moved.numel(), name
+    assert module.blocks[0].to_q.weight.dtype == torch.bfloat16
+
+
 def test_alpha_scales_the_adapter() -> None:
     base = nn.Sequential(nn.Linear(4, 4))
     x = torch.randn(3, 4)

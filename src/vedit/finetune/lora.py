@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from vedit.errors import ConfigError, nearest
@@ -21,6 +22,9 @@ ADAPTABLE = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 class LoRA(Finetune):
     """Adapters on chosen layers; everything else is frozen.
+
+    Adapters of a module that is held in half precision are float32: a step of AdamW at 1e-5 would
+    be lost in the rounding of A.
 
     What is saved is the adapter alone, by PEFT's own names, such as
     ``blocks.0.attn1.to_q.lora_A.weight``; diffusers loads it with ``load_lora_adapter(...,
@@ -80,6 +84,9 @@ class LoRA(Finetune):
         inject_adapter_in_model(config, module, ADAPTER, low_cpu_mem_usage=on_meta)
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(_is_adapter(name))
+            if _is_adapter(name):
+                wide = torch.promote_types(parameter.dtype, torch.float32)
+                parameter.data = parameter.data.to(wide)
         _spare_casts(module)
         return module
 
