@@ -32,6 +32,9 @@ from vedit.errors import nearest
 
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 
+_PASSED: set[tuple[Any, str]] = set()
+"""Types with values that fit them: a sweep checks the same ones again and again."""
+
 
 class Checker:
     """Walks one composed configuration.
@@ -201,6 +204,9 @@ class Checker:
     def _typed(self, hint: Any, value: Any, key: str) -> None:
         if hint in (inspect.Parameter.empty, Any):
             return
+        passed = (hint, repr(value))
+        if passed in _PASSED:
+            return
         from jsonargparse import ArgumentError, ArgumentParser
 
         parser = ArgumentParser(exit_on_error=False)
@@ -215,6 +221,7 @@ class Checker:
             close = nearest(str(value), allowed) if allowed else ""
             reason = _reason(hint, error)
             self._fail(key, f"expected {describe_type(hint)}, got {value!r}{reason}.{close}")
+        _PASSED.add(passed)
 
     def _unknown(self, key: str, name: str, hints: Mapping[str, Any]) -> NoReturn:
         close = nearest(name, hints)
