@@ -78,7 +78,7 @@ def environment(*packages: str) -> Environment:
     """What renders pages: undefined names are errors, and numbers read alike on all of them.
 
     Args:
-        packages: whose `templates` are looked in, in this order, before those here.
+        *packages: whose `templates` are looked in, in this order, before those here.
 
     Returns:
         The environment, with the filters `decimal`, `percent` and `duration`.

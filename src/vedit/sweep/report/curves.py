@@ -8,7 +8,7 @@ from html import escape
 
 from vedit.evaluation.curve import Points, read_losses
 from vedit.sweep.records import Metric
-from vedit.sweep.report.markdown import signless_zero
+from vedit.sweep.report.layout import signless_zero
 from vedit.sweep.report.results import CellResult
 
 LOSSES = ("train/loss", "val/loss")

@@ -51,6 +51,12 @@ def latex(sheet: Sheet, label: str) -> str:
 def escaped(text: str) -> str:
     r"""Text without anything that LaTeX would act on.
 
+    Args:
+        text: of one or several lines.
+
+    Returns:
+        One line of LaTeX.
+
     Examples:
         >>> print(escaped("50 % of a_b"))
         50 \% of a\_b

@@ -137,6 +137,13 @@ def lay_out(found: Results) -> Sheet:
 def figure(value: Estimate, digits: int) -> str:
     """A mean with its standard error.
 
+    Args:
+        value: the estimate.
+        digits: after the decimal point.
+
+    Returns:
+        Text; without an error where there is none.
+
     Examples:
         >>> figure(Estimate(6.238, 0.104, 2), 2)
         '6.24 ± 0.10'
@@ -149,6 +156,12 @@ def figure(value: Estimate, digits: int) -> str:
 
 def signless_zero(text: str) -> str:
     """A rounded number, without the minus that is left of a tiny one.
+
+    Args:
+        text: digits.
+
+    Returns:
+        The same digits.
 
     Examples:
         >>> signless_zero("-0.00"), signless_zero("-0.01")

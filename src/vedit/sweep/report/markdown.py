@@ -65,6 +65,13 @@ def significance(found: Results) -> str:
 def signed(value: float, digits: int) -> str:
     """A difference with its sign.
 
+    Args:
+        value: the difference.
+        digits: after the decimal point.
+
+    Returns:
+        Text with a true minus.
+
     Examples:
         >>> signed(-0.123, 2), signed(1.0, 1), signed(-0.001, 2)
         ('−0.12', '+1.0', '0.00')
@@ -75,6 +82,12 @@ def signed(value: float, digits: int) -> str:
 
 def chance(value: float | None) -> str:
     """A p-value.
+
+    Args:
+        value: None where nothing was tested.
+
+    Returns:
+        Three digits, or that there are none.
 
     Examples:
         >>> chance(0.0312), chance(0.00002), chance(None)

@@ -60,6 +60,12 @@ def page(found: Results, sheet: Sheet, folder: Path) -> str:
 def scaled(value: float | None) -> str:
     """A large number with a prefix.
 
+    Args:
+        value: None if unknown.
+
+    Returns:
+        Three digits and the prefix.
+
     Examples:
         >>> scaled(6.4e8), scaled(2.5e15), scaled(None), scaled(84)
         ('640 M', '2.5 P', '–', '84')

@@ -126,6 +126,13 @@ def varying(grid: Grid) -> tuple[str, ...]:
 def label_of(choice: Mapping[str, str], axes: Sequence[str]) -> str:
     """A choice in the words of its options.
 
+    Args:
+        choice: option by axis.
+        axes: to name, in this order.
+
+    Returns:
+        The options' names; "base" if there are none.
+
     Examples:
         >>> label_of({"training": "LoRA", "source": "add"}, ["training", "source"])
         'LoRA · add'
