@@ -27,7 +27,7 @@ def drawn_from(*parts: object) -> Iterator[None]:
     """Let what is drawn inside depend on those parts alone, and change nothing outside.
 
     Args:
-        parts: what the seed is made of, see `seed_of`.
+        *parts: what the seed is made of, see `seed_of`.
 
     Yields:
         Nothing; the CPU's default generator is another one meanwhile.
