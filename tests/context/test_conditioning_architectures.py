@@ -133,6 +133,14 @@ def test_every_architecture_is_an_override_that_trains(
     assert made.edit(batch()).isfinite().all()
 
 
+@pytest.mark.parametrize("overrides", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_every_architecture_does_without_the_reference(
+    overrides: list[tuple[str, Any]], tmp_path: Path
+) -> None:
+    made = build(tmp_path, overrides)
+    assert made.edit(batch().without("reference")).isfinite().all()
+
+
 @pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
 def test_every_choice_of_layers_is_an_override_that_trains(
     layers: list[int], tmp_path: Path

@@ -94,7 +94,7 @@ def test_samples_do_not_depend_on_their_batch() -> None:
 
 
 def test_stored_features_give_the_same_context() -> None:
-    model, images = encoder(), pictures()
+    model, images = encoder().requires_grad_(False), pictures()
     features = model.features(WORDS, images)
     assert sorted(features) == ["image.image", "text.text"]
     live, stored = model(WORDS, images), model(WORDS, {}, features)
@@ -107,6 +107,16 @@ def test_null_is_the_empty_instruction_and_leaves_the_images_alone() -> None:
     null = model.null(2)
     torch.testing.assert_close(null.tokens, model(["", ""], pictures()).tokens)
     assert null.streams == {}
+
+
+def test_without_its_images_there_is_no_stream() -> None:
+    model = encoder(image={"images": ["reference"]}).requires_grad_(False)
+    images = {"source": pictures()["source"]}
+    features = model.features(WORDS, images)
+    assert list(features) == ["text.text"]
+    for context in (model(WORDS, images), model(WORDS, {}, features)):
+        assert torch.equal(context.tokens, model(WORDS, pictures()).tokens)
+        assert context.streams == {}
 
 
 @pytest.fixture

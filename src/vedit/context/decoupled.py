@@ -24,6 +24,8 @@ class Decoupled(ContextEncoder):
     `UMT5` and `CLIPImages` this is the conditioning of Wan's image-to-video models (arXiv
     2503.20314, section 5.1).
 
+    Where a batch has none of the images, such as a reference that was dropped, there is no stream.
+
     Its parts are those of the two encoders, under the names "text" and "image": a finetuning target
     in the text encoder's connector is called `text.linear_1`.
 
@@ -70,11 +72,14 @@ class Decoupled(ContextEncoder):
             images: name to tensor, as both encoders take them.
 
         Returns:
-            What each returns, under "text." or "image." and its own name.
+            What each returns, under "text." or "image." and its own name; nothing of the image
+            encoder if there are none of its images.
         """
+        seen = any(name in images for name in self._encoders[IMAGE].reads_images)
         return {
             f"{name}.{key}": value
             for name, encoder in self._encoders.items()
+            if seen or name != IMAGE
             for key, value in encoder.features(instruction, images).items()
         }
 
@@ -85,14 +90,16 @@ class Decoupled(ContextEncoder):
             features: what `features` returned.
 
         Returns:
-            Tokens (B, L, D), and (B, M, D) in the stream.
+            Tokens (B, L, D), and (B, M, D) in the stream if there were images.
         """
-        text, image = (
-            encoder.context(
-                {k.partition(".")[2]: v for k, v in features.items() if k.startswith(f"{name}.")}
-            )
-            for name, encoder in self._encoders.items()
-        )
+        of: dict[str, dict[str, Tensor]] = {TEXT: {}, IMAGE: {}}
+        for key, value in features.items():
+            name, _, own = key.partition(".")
+            of[name][own] = value
+        text = self._encoders[TEXT].context(of[TEXT])
+        if not of[IMAGE]:
+            return text
+        image = self._encoders[IMAGE].context(of[IMAGE])
         return replace(text, streams={**text.streams, IMAGE: image})
 
     def lengths(self, images: Mapping[str, Tensor]) -> dict[str, int]:
