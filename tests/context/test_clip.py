@@ -125,7 +125,7 @@ def test_a_missing_reference_leaves_its_place_empty() -> None:
 
 
 def test_stored_features_give_the_same_context() -> None:
-    model = encoder()
+    model = encoder().requires_grad_(False)
     images = pictures(reference=False)
     live = model(WORDS, images)
     features = model.features(WORDS, images)["image"]

@@ -185,7 +185,7 @@ class VLMEncoder(ContextEncoder):
     @property
     def stored_features_hold(self) -> bool:
         """Whether the vision tower is frozen: it makes the features."""
-        return not trains(self.tower.visual)
+        return not trains(self.tower.get_submodule("visual"))
 
     def load_tower(self) -> None:
         """Load the model and its tokenizer strictly.
