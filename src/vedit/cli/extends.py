@@ -111,6 +111,12 @@ def compose_layers(
 def layers_of(files: Sequence[str | Path]) -> list[Layer]:
     """What files contribute, with all they extend, lowest priority first.
 
+    Args:
+        files: configurations, each over those before it.
+
+    Returns:
+        The layers.
+
     Raises:
         ConfigError: if a file is missing or no YAML mapping, or if `extends` makes a circle.
     """
