@@ -74,7 +74,8 @@ class Cluster:
 
     def start_node(self) -> None:
         self._run("slurmd", "-D")
-        self._wait(lambda: self.node_state() == "idle", "slurmd")
+        up = ("idle", "mixed", "allocated", "completing")
+        self._wait(lambda: self.node_state() in up, "slurmd")
 
     def kill_node(self) -> None:
         """Kill slurmd; what it started goes on."""

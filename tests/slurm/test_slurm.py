@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.slurm.conftest import Cluster
-from tests.sweep.tiny_grid import AXES, METRICS, start, write_grid
+from tests.sweep.tiny_grid import AXES, METRICS, start, stop_started, write_grid
 from tests.tiny import ROOT
 
 from vedit.cli import main
@@ -24,6 +24,12 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 HOLD = {"class_path": "tests.sweep.holding.HoldAt", "init_args": {"step": 2, "flag": "hold"}}
 HELD = {"trainer.callbacks+": HOLD}
 SLURM = ("--launcher", "slurm", "--launcher.poll", "1")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    yield
+    stop_started()
 
 
 def wait_for(condition: Callable[[], Any], what: str, limit: float = 400) -> Any:

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.sweep.tiny_grid import METRICS, start, write_grid
+from tests.sweep.tiny_grid import METRICS, start, stop_started, write_grid
 
 from vedit.cli import main
 from vedit.evaluation.curve import read_losses
@@ -27,6 +27,12 @@ HOLD = {
         "init_args": {"step": 2, "flag": "hold"},
     }
 }
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    yield
+    stop_started()
 
 
 def wait_for(
@@ -115,6 +121,7 @@ def test_killed_sweeps_and_runs_end_in_the_same_table(tmp_path: Path) -> None:
     fits = [line for line in log.splitlines() if line.startswith("$ vedit fit")]
     assert ["--ckpt_path" in line for line in fits] == [False, True, True, True]
 
+    hold.unlink()
     finish(start("grid.yaml", "--output", "calm", "--only", "before", folder=tmp_path))
     calm, killed = by_name(tmp_path / "calm")["source=before"], by_name(folder)["source=before"]
     assert (calm.state, killed.state) == ("finished", "finished")

@@ -44,10 +44,22 @@ def write_grid(folder: Path, **changes: Any) -> Path:
     return path
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+def stop_started() -> None:
+    """End what a failed test left; a run stops when its sweep is gone."""
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
 def start(*words: str, folder: Path) -> subprocess.Popen[str]:
     """`vedit sweep` in a process and a session of its own."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "vedit", "sweep", *words],
         cwd=folder,
         env=environment,
@@ -56,3 +68,5 @@ def start(*words: str, folder: Path) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
