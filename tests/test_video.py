@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -268,6 +269,31 @@ def test_errors_of_bytes_carry_the_name_of_the_member() -> None:
 def test_nothing_to_write_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no frames"):
         write_video(tmp_path / "a.mp4", [], 24)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_can_be_no_file_is_named(tmp_path: Path) -> None:
+    frames = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file").touch()
+    for name, message in {
+        "folder.mp4": "is a folder, expected the name of a file",
+        "file/out.mp4": "its folder cannot be made",
+        "out.none": "cannot write this video",
+        "out.webm": "cannot write this video",
+    }.items():
+        with pytest.raises(DataError, match=message) as error:
+            write_video(tmp_path / name, frames, 24)
+        assert one_line(error).startswith(str(tmp_path / name))
+
+
+def test_a_mistake_in_what_makes_the_frames_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    def frames() -> Iterator[torch.Tensor]:
+        yield torch.zeros(16, 16, 3, dtype=torch.uint8)
+        raise ValueError("of a model")
+
+    with pytest.raises(ValueError, match="^of a model$"):
+        write_video(tmp_path / "out.mp4", frames(), 24)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -50,7 +50,12 @@ def write_video(
     """
     path = Path(path)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, expected the name of a file such as out.mp4.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: its folder cannot be made ({error.strerror}).") from error
     try:
         with _writable(str(partial), str(path)) as output:
             sound = (audio_from, audio_start) if audio_from is not None else None
@@ -93,9 +98,14 @@ def _writable(target: Any, name: str, container_format: str | None = None) -> It
     import av
 
     try:
-        with av.open(target, "w", format=container_format) as output:
-            yield output
+        opened = av.open(target, "w", format=container_format)
     except (av.error.FFmpegError, ValueError) as error:
+        raise DataError(f"{name}: cannot write this video ({reason(error)}).") from error
+    # A ValueError in here may come from what makes the frames, and is then no matter of the file.
+    try:
+        with opened as output:
+            yield output
+    except av.error.FFmpegError as error:
         raise DataError(f"{name}: cannot write this video ({reason(error)}).") from error
 
 
@@ -124,7 +134,10 @@ def _encode(
     # One thread: x264 decides by thread count, and equal frames shall give equal bytes.
     # Its macroblock tree reads memory it never wrote in frames a few blocks wide: off, likewise.
     options = {"crf": str(crf), "preset": preset, "threads": "1", "x264-params": "mbtree=0"}
-    stream = output.add_stream("libx264", rate=rate, options=options)
+    try:
+        stream = output.add_stream("libx264", rate=rate, options=options)
+    except ValueError as error:  # a container for other kinds of video
+        raise DataError(f"{name}: cannot write this video ({reason(error)}).") from error
     stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
     stream.codec_context.time_base = Fraction(1, 90_000) if times else 1 / rate
     # BT.709, limited range, written into the file, so that any player shows the same colours.
