@@ -35,6 +35,11 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
         " Did you mean 'grayscale'?"
         >>> nearest("zzz", ["grayscale"])
         ''
+        >>> nearest("Lora", ["Full", "LoRA"])
+        " Did you mean 'LoRA'?"
     """
-    found = get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    known = list(candidates)
+    found = get_close_matches(name, known, n=1, cutoff=0.6)
+    if not found:  # only the case may be wrong, as in Lora for LoRA
+        found = [other for other in known if other.lower() == name.lower()]
     return f" Did you mean '{found[0]}'?" if found else ""

@@ -182,6 +182,8 @@ def test_targets_choose_the_layers(options: dict[str, Any], layers: set[str] | N
         ({"targets": ["to_q", "to_kk"]}, "targets: 'to_kk' matches no layer of Model.*'to_k'"),
         ({"targets": ["to_out"]}, "'to_out' matches no layer.* Did you mean 'to_out.0'"),
         ({"targets": r"block\..*"}, r"matches no layer.*end in to_k, to_out\.0, to_q, to_v"),
+        ({"targets": "to_q"}, r"Did you mean the list \[to_q\]\?"),
+        ({"targets": "("}, r"targets: '\(' is no regular expression"),
         ({"exclude": ["norms"]}, "exclude: 'norms' matches no layer"),
         ({"targets": ["norm"]}, "'norm' matches no layer"),
     ],

@@ -66,7 +66,7 @@ class LoRA(Finetune):
             The module, changed in place.
 
         Raises:
-            ConfigError: if a target or an exclusion matches no layer.
+            ConfigError: if a target or an exclusion matches no layer, or is no regular expression.
         """
         from peft import LoraConfig, inject_adapter_in_model
 
@@ -107,10 +107,15 @@ class LoRA(Finetune):
         for key, patterns in (("targets", self.targets), ("exclude", self.exclude)):
             for pattern in [patterns] if isinstance(patterns, str) else patterns:
                 regex = isinstance(patterns, str)
+                if regex:
+                    _check_regex(key, pattern)
                 if any(_matches(name, pattern, regex) for name in layers):
                     continue
                 ends = sorted({_end(name) for name in layers})
-                hint = "" if regex else nearest(pattern, _all_ends(layers))
+                ending = any(_matches(name, pattern, False) for name in layers)
+                hint = nearest(pattern, _all_ends(layers))
+                if regex:
+                    hint = f" Did you mean the list [{pattern}]?" if ending else ""
                 raise ConfigError(
                     f"LoRA {key}: '{pattern}' matches no layer of {type(module).__name__}; it has "
                     f"layers that end in {', '.join(ends[:12])}.{hint}"
@@ -150,6 +155,16 @@ def _spare_casts(module: nn.Module) -> None:
         if isinstance(layer, LoraLayer):
             dtypes = {p.dtype for p in layer.parameters() if p.is_floating_point()}
             layer.cast_input_dtype_enabled = len(dtypes) > 1
+
+
+def _check_regex(key: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"LoRA {key}: '{pattern}' is no regular expression ({error}); "
+            "ends of names are a list, such as [to_q, to_v]."
+        ) from error
 
 
 def _is_adapter(name: str) -> bool:
