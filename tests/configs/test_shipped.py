@@ -12,8 +12,11 @@ from tests.tiny import make_config, write_config
 from vedit.cli import main
 from vedit.cli.experiment import check, read
 from vedit.cli.extends import compose
+from vedit.flow.noise_levels import shifted_grid
+from vedit.flow.sampler import euler_grid
 
 EXPERIMENTS = sorted((CONFIGS / "experiments").rglob("*.yaml"))
+KIWI_EDIT = sorted((CONFIGS / "experiments" / "kiwi_edit").glob("*.yaml"))
 OVERLAYS = sorted((CONFIGS / "debug").glob("*.yaml"))
 OTHERS = sorted((CONFIGS / "nano").glob("pretrain.yaml"))
 
@@ -45,6 +48,14 @@ def test_it_trains_one_step(
 def test_its_run_is_named_after_it(path: Path) -> None:
     where = path.relative_to(CONFIGS / "experiments").with_suffix("")
     assert compose([path]).tree["name"] == str(where)
+
+
+@pytest.mark.parametrize("path", KIWI_EDIT, ids=name_of)
+def test_kiwi_edit_samples_at_noise_levels_of_its_training(path: Path) -> None:
+    model = compose([path]).tree["model"]
+    visited = euler_grid(50, 5.0, model["sampler"]["init_args"]["spacing"])[:-1]
+    grid = shifted_grid(1000, model["noise_levels"]["init_args"]["shift"])
+    assert (visited[:, None] - grid).abs().amin(dim=1).max() < 1e-6
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=name_of)
