@@ -47,7 +47,8 @@ def test_an_editor_is_recognised_by_its_parts(complete: Path) -> None:
     assert found.model["source"]["class_path"].endswith("SigmaScaledAdd")
     assert found.model["reference"]["init_args"]["time"] == "after"
     assert found.model["context"]["init_args"]["counts"] == {"image": 4, "video": 5, "reference": 6}
-    assert found.model["sampler"]["init_args"] == {"steps": 50, "shift": 3.0}
+    sampler = {"steps": 50, "shift": 3.0, "spacing": "even"}
+    assert found.model["sampler"]["init_args"] == sampler
     assert found.model["guidance"] == 1.0
 
 

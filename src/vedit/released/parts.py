@@ -158,11 +158,13 @@ def reference_appended(folder: Path) -> Tree:
     )
 
 
-def sampler(folder: Path) -> Tree:
+def sampler(folder: Path, own: bool = False) -> Tree:
     """The sampler that a folder's scheduler config asks for; Euler with shift 5 without one.
 
     Args:
         folder: of the model.
+        own: whether the code published with the model steps by itself, evenly before the shift,
+            and takes nothing but the shift from the scheduler (Kiwi-Edit's).
 
     Returns:
         The part "sampler" of a model.
@@ -170,6 +172,8 @@ def sampler(folder: Path) -> Tree:
     path = folder / "scheduler" / "scheduler_config.json"
     config: Tree = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     shift = float(config.get("flow_shift") or config.get("shift") or SHIFT)
+    if own:
+        return part("flow.sampler.Euler", steps=STEPS, shift=shift, spacing="even")
     kind = "UniPC" if "UniPC" in str(config.get("_class_name")) else "Euler"
     return part(f"flow.sampler.{kind}", steps=STEPS, shift=shift)
 

@@ -117,7 +117,8 @@ def read_released(folder: str | Path) -> Released | None:
     if vae is None:
         absent["vae"] = "without it videos cannot be encoded or decoded"
     model = {"backbone": found.backbone, "codec": parts.codec(vae, found.channels), **composed}
-    model |= {"sampler": parts.sampler(folder), "optimizer": part("torch.optim.AdamW", lr=1e-5)}
+    sampler = parts.sampler(folder, own=is_editor)
+    model |= {"sampler": sampler, "optimizer": part("torch.optim.AdamW", lr=1e-5)}
     needed = tuple(name for name in absent if name not in EMBEDDERS)
     # Such editors were trained with references on white.
     ground = part("data.transforms.Letterbox", ground=1.0) if "reference" in model else None
