@@ -193,6 +193,10 @@ def test_init_from_refuses_what_has_no_place(tmp_path: Path, shards: Path) -> No
         built(init_from=str(tmp_path / "end.ckpt"), source=None)
     with pytest.raises(WeightsError, match="no such checkpoint"):
         built(init_from=str(tmp_path / "none.ckpt"))
+    for name, message in {"bad.ckpt": "not a readable", "bad.safetensors": "cut short"}.items():
+        (tmp_path / name).write_text("no weights")
+        with pytest.raises(WeightsError, match=rf"{name}: .*{message}"):
+            built(init_from=str(tmp_path / name))
 
 
 def test_parts_that_do_not_fit_are_named() -> None:

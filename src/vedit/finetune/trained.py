@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from vedit.errors import WeightsError, nearest
 from vedit.finetune.adapter_file import from_adapter_file
 from vedit.finetune.base import Finetune
+from vedit.finetune.checkpoint_file import read_checkpoint
 from vedit.weights import ROOT, tensors
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,10 @@ def restore(parts: Parts, state: Mapping[str, Tensor], where: str, complete: boo
         )
     for name, (module, finetune) in parts.items():
         if mine := _under(state, name):
-            finetune.restore(module, mine)
+            try:
+                finetune.restore(module, mine)
+            except WeightsError as error:
+                raise WeightsError(f"{where}: {error}") from error
 
 
 def start_from(parts: Parts, path: str) -> dict[str, Tensor]:
@@ -108,7 +111,7 @@ def read_trained(path: str | Path) -> dict[str, Tensor]:
         Tensors by the keys that the file has.
 
     Raises:
-        WeightsError: if nothing of the kind is there.
+        WeightsError: if nothing of the kind is there, or it is damaged.
     """
     path = _found(path)
     if path.is_dir() and (path / "checkpoints" / "last.ckpt").is_file():
@@ -120,13 +123,15 @@ def read_trained(path: str | Path) -> dict[str, Tensor]:
             f"{path}: no such checkpoint or folder (looked in {Path.cwd()} and {ROOT})"
         )
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    if "state_dict" not in checkpoint:
-        raise WeightsError(f"{path}: is no checkpoint of vedit, it has no 'state_dict'")
-    return checkpoint["state_dict"]
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path}: broken or cut short, fetch it again ({error}).") from error
+    state: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
+    return state
 
 
 def _found(path: str | Path) -> Path:
