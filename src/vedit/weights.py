@@ -119,7 +119,7 @@ def weight_files(folder: Path, stems: Sequence[str] = STEMS) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise WeightsError(f"{index}: has no 'weight_map'.")
     files = [index.parent / name for name in sorted(set(weight_map.values()))]
@@ -129,7 +129,18 @@ def _shards(index: Path) -> list[Path]:
     return files
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        WeightsError: it cannot be read, or is no object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -252,7 +263,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; the folder of a checkpoint holds one.")
-    return _read_json(path)
+    return read_json(path)
 
 
 def check_config(folder: str | Path, expected: Mapping[str, Any], where: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from diffusers import WanTransformer3DModel
 from tests.export.editors import SIZES as WAN
 from tests.released.editor_folder import SIZES, save_editor, save_embedder, save_json
@@ -130,6 +131,35 @@ def test_what_is_missing_is_said(
     assert "no source_embedder" in caplog.text
     with pytest.raises(WeightsError, match="is not complete: mllm_encoder: without it"):
         Editor.from_checkpoint(folder)
+
+
+def test_a_text_encoder_without_its_config_is_missing(tmp_path: Path) -> None:
+    save_transformer(tmp_path / "transformer")
+    (tmp_path / "text_encoder").mkdir()
+    (tmp_path / "tokenizer").mkdir()
+    found = read_released(tmp_path)
+    assert found is not None
+    assert found.absent["text_encoder"] == "without it instructions cannot be encoded"
+    with pytest.raises(WeightsError, match="is not complete: text_encoder: "):
+        Editor.from_checkpoint(tmp_path)
+
+
+def test_a_broken_scheduler_is_named(tmp_path: Path) -> None:
+    save_transformer(tmp_path / "transformer")
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"scheduler_config\.json: cannot be read as JSON"):
+        read_released(tmp_path)
+
+
+def test_describing_a_folder_takes_overrides(
+    complete: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["describe", "--checkpoint", str(complete), "--print_config"]
+    assert main([*given, "--model.source", "null"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"].get("source") is None
+    assert main([*given, "--model.sorce", "null"]) == 2
+    assert "model.sorce: unknown key. Did you mean 'source'?" in capsys.readouterr().err
 
 
 def test_a_configuration_is_printed_for_training(

@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from vedit.cli.arguments import Arguments, parse_arguments
-from vedit.cli.experiment import check, read, system
-from vedit.cli.extends import Composed, Layer
+from vedit.cli.experiment import check, check_top, read, system
+from vedit.cli.extends import Composed, Layer, compose_layers
+from vedit.cli.yaml_file import Tree
 from vedit.errors import ConfigError, DataError
+
+Overrides: TypeAlias = Sequence[tuple[str, Any]]
 
 USAGE = """\
 usage: vedit describe --config FILE [--checkpoint PATH] [--frames N --height N --width N]
@@ -91,24 +94,24 @@ class _Known:
     notes: tuple[str, ...] = ()
 
 
-def _known(
-    arguments: Arguments, options: Mapping[str, Any], overrides: list[tuple[str, Any]]
-) -> _Known:
+def _known(arguments: Arguments, options: Mapping[str, Any], overrides: Overrides) -> _Known:
     if "checkpoint" not in options:
         return _Known(read(arguments.configs, overrides))
     path = str(options["checkpoint"])
-    if not arguments.configs and (found := _from_released(path)) is not None:
+    if not arguments.configs and (found := _from_released(path, overrides)) is not None:
         return found
     if not Path(path).exists():
         raise ConfigError(f"--checkpoint: no such file or folder: {path}")
     from vedit.editor.checkpoint import find_checkpoint
 
     path = str(find_checkpoint(path))
-    composed = read(arguments.configs, overrides) if arguments.configs else _from_checkpoint(path)
+    if arguments.configs:
+        return _Known(read(arguments.configs, overrides), path)
+    composed = _from_checkpoint(path, overrides)
     return _Known(composed, path)
 
 
-def _from_released(path: str) -> _Known | None:
+def _from_released(path: str, overrides: Overrides) -> _Known | None:
     from vedit.released import read_released
 
     found = read_released(path)
@@ -119,7 +122,7 @@ def _from_released(path: str) -> _Known | None:
         del model["instruction"]
         notes.append("described without the instruction")
     tree = {"name": found.folder.name, "model": model}
-    return _Known(Composed(tree, (Layer(path, tree),)), None, found.size, tuple(notes))
+    return _Known(_overridden(path, tree, overrides), None, found.size, tuple(notes))
 
 
 def _size(
@@ -150,17 +153,23 @@ def _size(
 
 
 def _load(path: str) -> dict[str, Any]:
-    import torch
+    from vedit.finetune.checkpoint_file import read_checkpoint
 
-    loaded: dict[str, Any] = torch.load(path, map_location="meta", weights_only=True)
-    return loaded
+    return read_checkpoint(path, "meta")
 
 
-def _from_checkpoint(path: str) -> Composed:
+def _overridden(path: str, tree: Tree, overrides: Overrides) -> Composed:
+    composed = compose_layers([Layer(path, tree)], overrides)
+    if overrides:
+        check_top(composed, path)
+    return composed
+
+
+def _from_checkpoint(path: str, overrides: Overrides) -> Composed:
     config = _load(path).get("config")
     if not config:
         raise ConfigError(f"--checkpoint: {path} holds no configuration; give --config too")
-    return Composed(config, (Layer(path, config),))
+    return _overridden(path, config, overrides)
 
 
 def _check_fit(built: Any, path: str) -> None:

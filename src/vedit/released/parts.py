@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from vedit.errors import WeightsError
 from vedit.released.part import Tree, part
 from vedit.released.transformer import Transformer
-from vedit.weights import read_config, weight_files
+from vedit.weights import read_config, read_json, weight_files
 
 WAN22_CHANNELS = 48
 WAN22: Tree = {
@@ -168,9 +167,12 @@ def sampler(folder: Path, own: bool = False) -> Tree:
 
     Returns:
         The part "sampler" of a model.
+
+    Raises:
+        WeightsError: if the config is no JSON object.
     """
     path = folder / "scheduler" / "scheduler_config.json"
-    config: Tree = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config: Tree = read_json(path) if path.is_file() else {}
     shift = float(config.get("flow_shift") or config.get("shift") or SHIFT)
     if own:
         return part("flow.sampler.Euler", steps=STEPS, shift=shift, spacing="even")

@@ -126,8 +126,10 @@ def read_released(folder: str | Path) -> Released | None:
 
 
 def _wan(folder: Path, found: Transformer, absent: dict[str, str]) -> dict[str, Any]:
-    for name in ("text_encoder", "tokenizer"):
-        if not (folder / name).is_dir():
+    there = {"text_encoder": parts.has(folder, "text_encoder")}
+    there["tokenizer"] = (folder / "tokenizer").is_dir()
+    for name, found_it in there.items():
+        if not found_it:
             absent[name] = "without it instructions cannot be encoded"
     model = {
         "context": parts.text_encoder(folder, found),
