@@ -13,7 +13,7 @@ from vedit.sweep.report.results import CellResult
 
 LOSSES = ("train/loss", "val/loss")
 
-_WIDTH, _ROW, _TOP, _BOTTOM, _LEFT, _RIGHT = 520, 26, 8, 26, 176, 16
+_WIDTH, _ROW, _TOP, _BOTTOM, _LEFT, _RIGHT = 520, 26, 8, 26, 176, 32
 
 
 def cell_curves(cells: Sequence[CellResult]) -> dict[str, dict[str, Points]]:
