@@ -38,8 +38,9 @@ def time_start(sequence: TokenSequence, frames: int, time: Time) -> int:
 class AppendTokens(Injection):
     """Append the embedded condition to the sequence, as a segment named after its slot.
 
-    The target attends to it in every block. EasyV2V, section 3 (source: aligned and clean;
-    reference: after the source), and Kiwi-Edit (reference: after the video at its noise level).
+    The target attends to it in every block. EasyV2V, section 3 (source in front, reference at
+    the end; places in time and noise levels are not stated), and Kiwi-Edit (reference: after the
+    video at its noise level).
 
     Args:
         spec: sizes of the backbone.
