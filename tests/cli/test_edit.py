@@ -67,6 +67,7 @@ def test_side_by_side_shows_the_source_on_the_left(run: Path, tmp_path: Path) ->
     [
         ({"--video": "absent.mp4"}, "absent.mp4: no such video file"),
         ({"--checkpoint": "absent"}, "absent: no such checkpoint or run"),
+        ({"--guidance": "nan"}, "--guidance: got nan, expected a number"),
         ({"--steps": "0"}, "--steps: got 0, expected at least 1"),
         ({"--stepps": "3"}, "unrecognized arguments: --stepps"),
     ],

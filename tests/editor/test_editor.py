@@ -17,7 +17,7 @@ from vedit.editor.checkpoint import ClipSize, find_checkpoint
 from vedit.editor.conditions import regions
 from vedit.editor.inputs import open_clip
 from vedit.editor.request import Request
-from vedit.errors import ConfigError, DataError, WeightsError
+from vedit.errors import ConfigError, DataError, VeditError, WeightsError
 from vedit.video import probe, read_video
 
 WORDS = "Convert the video to black and white"
@@ -228,6 +228,8 @@ def test_a_size_of_ones_own_must_suit_the_codec(editor: Editor) -> None:
     assert editor.edit(video, WORDS, steps=1, size=(1, 16, 16)).frames.shape == video.shape
     with pytest.raises(DataError, match=r"nearest"):
         editor.edit(video, WORDS, size=(4, 16, 16))
+    with pytest.raises(DataError, match=r"^size: 24x16 .* nearest: (16|32)x16"):
+        editor.edit(video, WORDS, size=(5, 24, 16))
 
 
 def test_progress_counts_the_steps_of_all_windows(editor: Editor) -> None:
@@ -239,10 +241,15 @@ def test_progress_counts_the_steps_of_all_windows(editor: Editor) -> None:
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.ckpt").write_bytes(b"no checkpoint")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    torch.save({"config": {"model": {}}}, tmp_path / "stateless.ckpt")
+    torch.save([1, 2], tmp_path / "list.ckpt")
     for name, message in {
         "absent": "no such checkpoint or run",
         "broken.ckpt": "not a readable checkpoint",
         "other.ckpt": "holds no configuration",
+        "stateless.ckpt": "holds no 'state_dict'",
+        "list.ckpt": "holds no 'state_dict'",
+        "brokn.ckpt": r"Did you mean 'broken\.ckpt'",
     }.items():
         with pytest.raises(WeightsError, match=message) as caught:
             Editor.from_checkpoint(tmp_path / name)
@@ -250,6 +257,42 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match="holds no checkpoint"):
         Editor.from_checkpoint(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("sorce", None, "model.sorce: unknown key. Did you mean 'source'?"),
+        ("source.class_path", "vedit.conditioning.append.AppendToken", "Did you mean 'AppendTok"),
+        ("source.class_path", "vedit.gone.Append", "cannot import vedit.gone"),
+        ("source.init_args.tim", "after", "model.source.init_args.tim: unknown key. Did you mean"),
+        ("backbone.init_args.ffn_dim", 48, "WanDiT: blocks.0.ffn.net.0.proj.weight is (32, 32)"),
+    ],
+)
+def test_a_checkpoint_of_another_version_says_what_it_needs(
+    run: Path, tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    tree = checkpoint["config"]["model"]
+    *above, last = key.split(".")
+    for name in above:
+        tree = tree[name]
+    tree[last] = value
+    checkpoint["vedit_version"] = "0.0.1"
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    with pytest.raises(VeditError) as caught:
+        Editor.from_checkpoint(tmp_path / "old.ckpt", "cpu")
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path / 'old.ckpt'}: ")
+    assert message in said
+    assert " It was written by vedit 0.0.1, this is " in said
+    assert len(said) < 400
+    assert "\n" not in said
+
+
+def test_a_device_that_is_not_there_is_refused(run: Path) -> None:
+    with pytest.raises(ConfigError, match="^device: 'gpu' is not to be had here"):
+        Editor.from_checkpoint(run, "gpu")
 
 
 def test_a_failed_edit_leaves_no_file(editor: Editor, tmp_path: Path) -> None:

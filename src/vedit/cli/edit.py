@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from vedit.cli.progress import ProgressLine
@@ -48,6 +49,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.steps is not None and args.steps < 1:
         raise ConfigError(f"--steps: got {args.steps}, expected at least 1.")
+    if args.guidance is not None and not math.isfinite(args.guidance):
+        raise ConfigError(f"--guidance: got {args.guidance}, expected a number.")
     probe(args.video)  # a wrong file is known before the model is loaded
     editor = Editor.from_checkpoint(args.checkpoint, args.device)
     request = Request(

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vedit import __version__
 from vedit.data.transforms import Letterbox, ReferenceTransform
 from vedit.editor.reference import reference_transform
-from vedit.errors import ConfigError, DataError, WeightsError
+from vedit.editor.wrong_class import find_wrong
+from vedit.errors import ConfigError, DataError, VeditError, WeightsError, nearest
+from vedit.finetune.checkpoint_file import read_checkpoint
 from vedit.released import Released, read_released
 
 if TYPE_CHECKING:
@@ -65,7 +68,9 @@ def find_checkpoint(path: str | Path) -> Path:
     if path.is_file():
         return path
     if not path.exists():
-        raise WeightsError(f"{path}: no such checkpoint or run (from {Path.cwd()}).")
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = nearest(path.name, siblings)
+        raise WeightsError(f"{path}: no such checkpoint or run (from {Path.cwd()}).{hint}")
     folders = (path / "checkpoints", path)
     for folder in folders:
         files = sorted(folder.glob("*.ckpt"), key=lambda f: f.stat().st_mtime)
@@ -97,24 +102,38 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     if released is not None:
         return load_released(released, device)
     path = find_checkpoint(path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{path}: not a readable checkpoint ({reason}).") from error
+    checkpoint = read_checkpoint(path, mmap=True)
     config = checkpoint.get("config")
     if not isinstance(config, Mapping) or "model" not in config:
         raise WeightsError(f"{path}: holds no configuration; it was not made by `vedit fit`.")
+    try:
+        system = _stored_system(checkpoint, config, path)
+    except VeditError as error:
+        raise type(error)(f"{error}{_other_version(checkpoint)}") from error
+    _ready(system, device)
+    precision = str((config.get("trainer") or {}).get("precision") or "32-true")
+    reference = reference_transform(config, str(path))
+    return Trained(path, system, _trained_size(checkpoint), precision, reference)
+
+
+def _stored_system(
+    checkpoint: Mapping[str, Any], config: Mapping[str, Any], path: Path
+) -> EditSystem:
     model = config["model"]
     # A checkpoint starts from its own weights, not from those its training started from.
     system = make_system({**(model.get("init_args") or model), "init_from": None}, str(path))
     system.config = dict(config)
     system.configure_model()
     system.load_trained(checkpoint["state_dict"], str(path))
-    _ready(system, device)
-    precision = str((config.get("trainer") or {}).get("precision") or "32-true")
-    reference = reference_transform(config, str(path))
-    return Trained(path, system, _trained_size(checkpoint), precision, reference)
+    return system
+
+
+def _other_version(checkpoint: Mapping[str, Any]) -> str:
+    """What to add to a message if another version wrote the checkpoint."""
+    version = checkpoint.get("vedit_version")
+    if version in (None, __version__):
+        return ""
+    return f" It was written by vedit {version}, this is {__version__}."
 
 
 def load_released(released: Released, device: str | torch.device = "cpu") -> Trained:
@@ -144,7 +163,16 @@ def load_released(released: Released, device: str | torch.device = "cpu") -> Tra
 
 def _ready(system: EditSystem, device: str | torch.device) -> None:
     system.eval().requires_grad_(False)
-    system.to(device)
+    try:
+        system.to(device)
+    except (RuntimeError, AssertionError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"device: '{device}' is not to be had here ({reason}); expected cpu, or cuda where "
+            "there is a GPU."
+        ) from error
 
 
 def make_system(model: Mapping[str, Any], where: str) -> EditSystem:
@@ -171,7 +199,8 @@ def make_system(model: Mapping[str, Any], where: str) -> EditSystem:
         parsed = parser.parse_object({"model": dict(model)})
         return parser.instantiate(parsed).model
     except WrongArgument as error:
-        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
+        problem = find_wrong(dict(model), "model", EditSystem) or " ".join(str(error).split())
+        raise ConfigError(f"{where}: {problem}") from error
 
 
 def _trained_size(checkpoint: Mapping[str, Any]) -> ClipSize | None:

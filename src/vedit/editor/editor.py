@@ -19,7 +19,7 @@ from vedit.editor.inputs import Clip, Pixels, open_clip
 from vedit.editor.request import Request
 from vedit.editor.resize import resized, working_size
 from vedit.editor.windows import count_windows, cut, join
-from vedit.errors import ConfigError
+from vedit.errors import ConfigError, DataError
 from vedit.video import write_video
 
 Progress = Callable[[int, int], None]
@@ -176,7 +176,7 @@ class Editor:
 
         Raises:
             ConfigError: Neither the checkpoint nor ``size`` says.
-            DataError: ``size`` does not suit the codec.
+            DataError: ``size`` does not suit the codec or the backbone.
         """
         codec, model = self.system.codec, self.system.model
         assert codec is not None
@@ -186,16 +186,25 @@ class Editor:
                 f"size: {self.path} does not say the size of its training clips; "
                 "give frames, height and width."
             )
+        _, *patch = model.backbone.spec.patch
+        multiple = (codec.spatial_factor * patch[0], codec.spatial_factor * patch[1])
         if size is not None:
             chosen = ClipSize(*size)
         else:
             assert self.size is not None
-            _, *patch = model.backbone.spec.patch
-            multiple = (codec.spatial_factor * patch[0], codec.spatial_factor * patch[1])
             trained = (self.size.height, self.size.width)
             pixels = working_size(clip.height, clip.width, trained, multiple)
             chosen = ClipSize(self.size.frames, *pixels)
         codec.check_size(chosen.frames, chosen.height, chosen.width)
+        if chosen.height % multiple[0] or chosen.width % multiple[1]:
+            fits = working_size(
+                chosen.height, chosen.width, (chosen.height, chosen.width), multiple
+            )
+            raise DataError(
+                f"size: {chosen.height}x{chosen.width} (height x width) cannot be cut into "
+                f"patches, expected multiples of {multiple[0]} and {multiple[1]}; "
+                f"nearest: {fits[0]}x{fits[1]}."
+            )
         return chosen
 
     # --- one clip -----------------------------------------------------------------------------
