@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from tests.clips import moving
 from tests.tiny_run import FRAMES, HEIGHT, WIDTH, config, fit
 
@@ -135,3 +137,15 @@ def test_ranks_write_side_by_side(tmp_path: Path) -> None:
         report.on_test_batch_end(None, None, {"edit": part.videos["target"]}, part, 0)  # type: ignore[arg-type]
     (case,) = cases(tmp_path / "samples" / "frames")
     assert sorted(case.samples()) == ["mirror", "negative"]
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_the_report_lies_in_the_folder_of_the_run(tmp_path: Path, logged: bool) -> None:
+    logger = TensorBoardLogger(str(tmp_path), name="run", version="") if logged else False
+    trainer = Trainer(accelerator="cpu", logger=logger, default_root_dir=tmp_path)
+    report = EditReport()
+    report.on_test_start(trainer, LightningModule())
+    assert report.output == (tmp_path / "run" if logged else Path("runs/report"))
+    named = EditReport(output=str(tmp_path / "mine"))
+    named.on_test_start(trainer, LightningModule())
+    assert named.output == tmp_path / "mine"

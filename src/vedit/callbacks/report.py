@@ -75,6 +75,10 @@ class TrainClock(Callback):
             self._sizes[tuple(facts["clip_size"])] += 1
 
 
+UNLOGGED = "runs/report"
+"""Where the report of a run without a logger goes."""
+
+
 class EditReport(Callback):
     """Scores a test on edits with exact targets, and writes what a reader wants to see.
 
@@ -82,15 +86,16 @@ class EditReport(Callback):
     side by side. Works with any number of ranks that share a file system.
 
     Args:
-        output: Folder of the report.
+        output: Folder of the report; None is that of the run, where its logger writes.
         fps: Rate of the sample clips.
         keep_frames: Keep the edited samples as tensors, in ``samples/frames``.
     """
 
     def __init__(
-        self, output: str = "runs/quickstart", fps: float = 12.0, keep_frames: bool = False
+        self, output: str | None = None, fps: float = 12.0, keep_frames: bool = False
     ) -> None:
-        self.output = Path(output)
+        self.output = Path(output or UNLOGGED)
+        self._of_the_run = output is None
         self.fps = fps
         self.keep_frames = keep_frames
 
@@ -99,7 +104,9 @@ class EditReport(Callback):
         return self.output / "samples" / "frames"
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the samples of an earlier test."""
+        """Settle where the report goes, and forget the samples of an earlier test."""
+        if self._of_the_run and trainer.logger is not None and trainer.log_dir:
+            self.output = Path(trainer.log_dir)
         if trainer.is_global_zero:
             clear(self._parts)
         trainer.strategy.barrier("report.start")
