@@ -23,7 +23,7 @@ KernelName = Literal["auto", "sdpa", "xformers", "flash", "flex"]
 _HALF = (torch.float16, torch.bfloat16)
 
 _SHORT = {torch.bfloat16: 512}
-_SHORT_OTHERS = 168
+_SHORT_OTHERS = 128
 """Keys up to which a CPU is faster with the scores in memory (beyond, the fused kernel wins)."""
 
 
@@ -194,8 +194,8 @@ def _run_sdpa(blocks: list[Block]) -> Tensor:
 def _attend_short(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
     """Attention with the scores in memory.
 
-    Measured forward and backward on 2 threads against the fused kernel: in float32 0.9 to 1.0 of
-    its time up to 168 keys and twice its time from 256 on; in bfloat16, whose fused backward is
+    Measured forward and backward on 2 threads against the fused kernel: in float32 0.9 of its
+    time at 84 keys, the same at 168 (more in a forward pass alone) and twice from 256 on; in bfloat16, whose fused backward is
     slow, 0.25 at 168 keys, 0.5 at 512 and 1.5 at 1024.
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
