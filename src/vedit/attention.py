@@ -195,8 +195,8 @@ def _attend_short(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> 
     """Attention with the scores in memory.
 
     Measured forward and backward on 2 threads against the fused kernel: in float32 0.9 of its
-    time at 84 keys, the same at 168 (more in a forward pass alone) and twice from 256 on; in bfloat16, whose fused backward is
-    slow, 0.25 at 168 keys, 0.5 at 512 and 1.5 at 1024.
+    time at 84 keys, the same at 168 (more in a forward pass alone) and twice from 256 on; in
+    bfloat16, whose fused backward is slow, 0.25 at 168 keys, 0.5 at 512 and 1.5 at 1024.
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if attn_mask is not None:
