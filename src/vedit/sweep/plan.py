@@ -263,9 +263,10 @@ class _Planner:
 
     def _own_data(self, files: Sequence[str], overrides: Sequence[tuple[str, Any]]) -> bool:
         """Whether the data is a class of its own, which may take no seed."""
-        key = (*files, *(name for name, _ in overrides))
+        about = [pair for pair in overrides if pair[0].partition(".")[0] == "data"]
+        key = (*files, *map(repr, about))
         if key not in self._of_own:
-            tree = self.experiments.compose(files, overrides).tree
+            tree = self.experiments.compose(files, about).tree
             self._of_own[key] = "class_path" in (tree.get("data") or {})
         return self._of_own[key]
 
