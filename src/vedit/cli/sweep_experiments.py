@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,22 @@ class ComposedExperiments:
         size = video or first_size(checked.get("data") or {})
         key = json.dumps([checked["model"], size], sort_keys=True, default=str)
         if key not in self._facts:
-            self._facts[key] = _facts(checked, size)
+            with _uncollected():
+                self._facts[key] = _facts(checked, size)
         return self._facts[key]
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Hold garbage collection back: it would walk many thousand new modules, again and again."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _facts(checked: Tree, size: tuple[int, int, int] | None) -> Facts:
