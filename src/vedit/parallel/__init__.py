@@ -1,0 +1,1 @@
+"""One model on several devices: who holds which weights, which samples, which tokens."""
