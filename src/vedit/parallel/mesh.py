@@ -78,13 +78,13 @@ def fit_sizes(
         ConfigError: if there are none.
     """
     for name, size in (("replicate", replicate), ("shard", shard), ("context", context)):
-        if size != "auto" and size < 1:
+        if not isinstance(size, str) and size < 1:
             raise ConfigError(f"{where}: {name} is {size}, expected 1 or more")
     asked = f"replicate {replicate} x shard {shard} x context {context}"
-    if shard == "auto":
-        rest = node if replicate == "auto" else world // replicate
+    if isinstance(shard, str):
+        rest = node if isinstance(replicate, str) else world // replicate
         shard = max(1, rest // context)
-    if replicate == "auto":
+    if isinstance(replicate, str):
         replicate = max(1, world // (shard * context))
     sizes = MeshSizes(replicate, shard, context)
     if sizes.world != world:
