@@ -83,10 +83,11 @@ def fit_sizes(
     asked = f"replicate {replicate} x shard {shard} x context {context}"
     if isinstance(shard, str):
         rest = node if isinstance(replicate, str) else world // replicate
-        shard = max(1, rest // context)
-    if isinstance(replicate, str):
-        replicate = max(1, world // (shard * context))
-    sizes = MeshSizes(replicate, shard, context)
+        shared = max(1, rest // context)
+    else:
+        shared = shard
+    copies = max(1, world // (shared * context)) if isinstance(replicate, str) else replicate
+    sizes = MeshSizes(copies, shared, context)
     if sizes.world != world:
         raise ConfigError(
             f"{where}: {asked} makes {sizes.world} processes, but trainer.devices x "
