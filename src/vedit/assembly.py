@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Self
@@ -24,6 +24,8 @@ from vedit.finetune.trained import restore, start_from, trained_state
 from vedit.flow.draws import drawn_from
 from vedit.model import EditModel, materialise
 from vedit.precision import adapted
+from vedit.tokens import Grid
+from vedit.twin import tokens_of
 
 
 class Assembly(LightningModule):
@@ -215,6 +217,10 @@ class Assembly(LightningModule):
         assert self.model is not None, "configure_model() comes first"
         slots = self.model.injections.items()
         return tuple(name for name, injection in slots if injection.reads == "pixels")
+
+    def tokens_of(self, video: Grid, present: Collection[str]) -> int:
+        """Tokens that the backbone reads for a sample of that size, see `vedit.twin.tokens_of`."""
+        return tokens_of(self, video, present)
 
     def _signal(self, batch: EditBatch, name: str) -> Tensor | None:
         """What the injection of a slot reads; None if the batch has no such condition."""

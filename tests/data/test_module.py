@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -203,3 +204,53 @@ def test_overfitting_is_a_matter_of_the_data(folder: Path, tmp_path: Path) -> No
     run = trainer(tmp_path, max_steps=1, overfit_batches=1)
     with pytest.raises(ConfigError, match=r"trainer\.overfit_batches: got 1; .* data\.limit"):
         run.fit(Recorder(), EditData(train=str(folder)))
+
+
+def test_batches_by_tokens_under_a_trainer(folder: Path, tmp_path: Path) -> None:
+    """Two kinds of samples, of 24 and 48 tokens: as many as 100 tokens have room for."""
+
+    class Counting(Recorder):
+        def tokens_of(self, video: tuple[int, int, int], present: tuple[str, ...]) -> int:
+            return 48 if "mask" in present else 24
+
+    seen = Counting()
+    trainer(tmp_path, max_epochs=1).fit(seen, EditData(str(folder), tokens_per_batch=100))
+    assert sorted(map(len, seen.seen)) == [2, 4, 4]  # two with a mask, eight without
+    with pytest.raises(ConfigError, match="tokens_per_batch: needs a model"):
+        trainer(tmp_path, max_epochs=1).fit(Recorder(), EditData(str(folder), tokens_per_batch=9))
+
+
+def test_ranks_are_those_that_the_strategy_deals_data_to(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Peers of one sequence share their batches: the strategy says so, not the world size."""
+
+    def keys(rank: int, ranks: int) -> list[tuple[str, ...]]:
+        data = EditData(str(folder), batch_size=1, seed=3)
+        kwargs = {"rank": rank, "num_replicas": ranks}
+        data.trainer = SimpleNamespace(
+            distributed_sampler_kwargs=kwargs, lightning_module=None, world_size=4
+        )
+        return [batch.keys for batch in data.train_dataloader()]
+
+    alone, first, second = keys(0, 1), keys(0, 2), keys(1, 2)
+    assert len(first) == len(second) == 5
+    assert {key for step in (*first, *second) for key in step} == {k for s in alone for k in s}
+    assert not set(first) & set(second)
+
+
+def test_reading_ahead_needs_a_reader(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data.prefetch_factor: .* set data.num_workers"):
+        EditData(str(folder), prefetch_factor=4)
+    loader = EditData(str(folder), prefetch_factor=3, num_workers=1).train_dataloader()
+    assert (loader.prefetch_factor, loader.num_workers) == (3, 1)
+
+
+def test_a_batch_goes_to_a_gpu_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        EditBatch, "to", lambda self, device, non_blocking: asked.append(non_blocking)
+    )
+    for device in ("cuda", "cpu"):
+        EditData().transfer_batch_to_device(EditBatch((), ()), torch.device(device), 0)
+    assert asked == [True, False]

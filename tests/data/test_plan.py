@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.data.samples import sample
 
-from vedit.data.plan import BatchPlan, Draw, bucket_of
+from vedit.data.plan import BatchPlan, Draw, apportioned, bucket_of
 from vedit.errors import ConfigError
 
 buckets = st.lists(
@@ -81,8 +81,59 @@ def test_weights_set_how_often_a_dataset_is_shown(
         batches = p.epoch(epoch)
         assert len(batches) == p.batches_per_epoch
         counts = [n for (dataset, _), n in shown(batches).items() if dataset == 0]
-        assert sum(counts) == round(weight * length)
+        assert sum(counts) == max(1, round(weight * length))
         assert all(int(weight) <= n <= int(weight) + 1 for n in counts)
+
+
+some_weights = st.floats(0.05, 4)
+
+
+@settings(deadline=None, max_examples=80)
+@given(buckets, st.data(), ranks, seeds, st.booleans())
+def test_weights_and_sizes_by_bucket(
+    datasets: list[list[str]], data: st.DataObject, ranks: int, seed: int, shuffle: bool
+) -> None:
+    """What holds of every plan, where datasets and buckets have weights and sizes of their own."""
+    weights = [data.draw(some_weights) for _ in datasets]
+    factors = {name: data.draw(some_weights) for name in "abc"}
+    size = {name: data.draw(sizes) for name in "abc"}
+    p = BatchPlan(datasets, weights, size, ranks, seed, shuffle, bucket_weights=factors)
+    for epoch in (0, 1):
+        batches = p.epoch(epoch)
+        assert len(batches) == p.batches_per_epoch
+        assert batches == BatchPlan(
+            datasets, weights, size, ranks, seed, shuffle, bucket_weights=factors
+        ).epoch(epoch)
+        for batch in batches:
+            (name,) = {datasets[d.dataset][d.sample] for d in batch}
+            assert len(batch) <= ranks * size[name]
+            parts = [batch[rank::ranks] for rank in range(ranks)]
+            assert len({len(part) for part in parts}) == 1
+            assert len({(d.dataset, d.sample, d.seed) for d in batch}) == len(batch)  # disjoint
+        by_rank = [list(p.batches(epoch * p.batches_per_epoch, rank)) for rank in range(ranks)]
+        assert [sum(step, []) for step in zip(*by_rank, strict=True)] == [
+            sum((batch[rank::ranks] for rank in range(ranks)), []) for batch in batches
+        ]
+    once = BatchPlan(datasets, weights, size, 1, seed, shuffle, bucket_weights=factors).epoch(0)
+    counts = shown(once)  # one rank: nothing is repeated to fill up
+    for d, names in enumerate(datasets):
+        dues = {name: weights[d] * factors[name] for name in names}
+        for s, name in enumerate(names):
+            assert int(dues[name]) <= counts[d, s] <= int(dues[name]) + 1
+        total = round(sum(dues[name] for name in names))
+        mine = sum(n for (dataset, _), n in counts.items() if dataset == d)
+        assert total <= mine <= total + len(dues)
+        for name in dues:
+            assert sum(counts[d, s] for s, other in enumerate(names) if other == name) >= 1
+
+
+@given(st.lists(st.floats(0.01, 50), min_size=1, max_size=8))
+def test_whole_numbers_for_what_is_due(dues: list[float]) -> None:
+    counts = apportioned(dues)
+    assert all(max(1, int(d)) <= n <= int(d) + 1 for d, n in zip(dues, counts, strict=True))
+    assert sum(counts) >= round(sum(dues))
+    if min(dues) >= 1:
+        assert sum(counts) == round(sum(dues))
 
 
 @settings(deadline=None, max_examples=40)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from vedit.backbones.base import Backbone, BackboneSpec
 from vedit.backbones.flops import Training, forward_flops, step_flops
-from vedit.batch import Conditions
 from vedit.callbacks.parameters import PartRow, ffn_width, part_rows, published_parameters
 from vedit.errors import ConfigError
-from vedit.model import EditModel
-from vedit.tokens import Context, Grid, Segment, TokenSequence
-
-TWIN_WIDTH = 8
+from vedit.tokens import Grid, Segment, TokenSequence
+from vedit.twin import context_lengths, twin_sequence
 
 
 @dataclass(frozen=True)
@@ -159,83 +153,6 @@ def describe(system: Any, frames: int, height: int, width: int, references: int 
         step_flops=step_flops(forward, how_trained(system.model.backbone), recompute),
         attention_share=forward.attention / forward.total,
     )
-
-
-def context_lengths(system: Any, video: Grid, references: int) -> dict[str, int]:
-    """Tokens of a sample's context by stream, see `ContextEncoder.lengths`.
-
-    Args:
-        system: built, on the meta device or not.
-        video: (frames, height, width).
-        references: reference images, if the reference slot is configured.
-
-    Returns:
-        Empty without a context encoder, or if it cannot tell.
-    """
-    if system.context is None:
-        return {}
-    images = {"source": torch.empty(1, 3, *video, device="meta")}
-    if references and "reference" in system.make_injections:
-        images["reference"] = torch.empty(1, references, 3, *video[1:], device="meta")
-    lengths: dict[str, int] = system.context.lengths(images)
-    return lengths
-
-
-def twin_sequence(
-    system: Any, grid: Grid, references: int, lengths: Mapping[str, int]
-) -> TokenSequence:
-    """The sequence that the configured injections make, from a twin a few channels wide.
-
-    Positions and visibility do not depend on the width, so a narrow twin tells them exactly and at
-    once, while the real modules may be on the meta device.
-
-    Args:
-        system: built, on the meta device or not.
-        grid: of the latents.
-        references: reference images, if the reference slot is configured.
-        lengths: tokens of the context by stream.
-
-    Returns:
-        Segments with every configured condition present.
-    """
-    real = system.model.backbone.spec
-    spec = replace(real, width=TWIN_WIDTH, latent_channels=1)
-    injections = {name: make(spec) for name, make in system.make_injections.items()}
-    channels = {"latents": 1, "pixels": 3}  # those at the resolution of latents do as well
-    latents = {
-        name: torch.zeros(1, channels[injection.reads], *grid)
-        for name, injection in injections.items()
-        if name != "instruction"
-    }
-    if "reference" in latents:
-        latents["reference"] = torch.zeros(1, 1, references, *grid[1:])
-    streams = {n: Context(torch.zeros(1, length, TWIN_WIDTH)) for n, length in lengths.items()}
-    main = streams.pop("", Context(torch.zeros(1, 0, TWIN_WIDTH)))
-    context = replace(main, streams=streams) if system.context else None
-    model = EditModel(_Twin(spec), nn.ModuleDict(injections))
-    with torch.no_grad():
-        return model.sequence(
-            torch.zeros(1, 1, *grid), torch.full((1,), 0.5), Conditions(latents, context)
-        )
-
-
-class _Twin(Backbone):
-    """A backbone that only embeds."""
-
-    def __init__(self, spec: BackboneSpec) -> None:
-        super().__init__()
-        self.spec, self.weights, self.blocks = spec, None, nn.ModuleList()
-
-    def embed(self, latents: Tensor) -> tuple[Tensor, Grid]:
-        sizes = zip(latents.shape[2:], self.spec.patch, strict=True)
-        t, h, w = (size // p for size, p in sizes)
-        return torch.zeros(latents.shape[0], t * h * w, self.spec.width), (t, h, w)
-
-    def forward(self, sequence: TokenSequence) -> Tensor:
-        raise NotImplementedError
-
-    def load_weights(self) -> None:
-        raise NotImplementedError
 
 
 def how_trained(backbone: nn.Module) -> Training:

@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
 from vedit.batch import EditBatch
 from vedit.data.cache import CacheReader, CacheStatus
 from vedit.data.cache_keys import Kind, images_read
 from vedit.data.dataset import BatchDataset, EditDataset
 from vedit.data.index import read_index
-from vedit.data.plan import BatchPlan, Draw, Plan, bucket_of
-from vedit.data.schema import SampleRecord
+from vedit.data.mixture import Mixture, conditions_of
+from vedit.data.plan import BatchPlan, Bucket, bucket_of
+from vedit.data.plan_sampler import PlanSampler
 from vedit.data.transforms import ReferenceTransform
-from vedit.data.turns import RoundRobin, turns_of
 from vedit.errors import ConfigError, DataError
 
 Use = Literal["auto", "always", "never"]
-
-
-class PlanSampler(DistributedSampler[list[Draw]]):
-    """The batches of one rank, from where training stands to the end of the plan's epoch.
-
-    It is a `DistributedSampler` so that a trainer knows the ranks to be dealt with already; its
-    length is that of a whole epoch, as Lightning expects of a loader it resumes in the middle.
-    """
-
-    def __init__(self, plan: Plan, rank: int = 0, consumed: int = 0) -> None:
-        self.plan, self.rank, self.consumed = plan, rank, consumed
-        self.shuffle = plan.shuffle
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield the draws of each batch."""
-        return self.plan.batches(self.consumed, self.rank)
-
-    def __len__(self) -> int:
-        """Return the batches of an epoch."""
-        return self.plan.batches_per_epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Do nothing: the epoch follows from the batches consumed."""
 
 
 class EditData(LightningDataModule):
@@ -54,8 +32,14 @@ class EditData(LightningDataModule):
         validation: A folder or several.
         test: A folder or several; their pixels are always decoded.
         batch_size: Samples on each rank.
-        eval_batch_size: The same for validation and test; None takes ``batch_size``.
+        tokens_per_batch: Tokens on each rank instead: a batch holds as many samples as there is
+            room for, whatever their size. ``batch_size`` then serves validation and test alone.
+        eval_batch_size: Samples on each rank in validation and test; None takes ``batch_size``.
+        task_weights: How often samples of a kind ("image", "video", "reference" for those with
+            one, or another task) are shown, times the weight of their folder; 0 leaves them out,
+            kinds that are not named weigh 1.
         num_workers: Processes that read ahead; with cached latents 0 is fast.
+        prefetch_factor: Batches that each of those holds ready; None is two.
         seed: Start of the order of batches, the choice of wordings and augmentation.
         latents: "auto" uses cached latents and features where they are complete, "always" insists
             on the latents, "never" encodes on the fly.
@@ -63,7 +47,7 @@ class EditData(LightningDataModule):
         reference: What happens to reference images in training, and without its chance in
             validation and tests; None letterboxes them.
         drop_last: Leave out batches that are smaller than ``batch_size``.
-        pin_memory: Copy batches to pinned memory, for a GPU.
+        pin_memory: Copy batches to pinned memory, from which a GPU fetches them while it works.
         limit: Train on the first so many samples of each folder alone, to overfit on purpose.
         turns: Strict turns between kinds of samples ("image", "video", "reference") or between the
             folders of ``train``: how many batches of each make a cycle, 0 to leave it out; None
@@ -77,8 +61,11 @@ class EditData(LightningDataModule):
         validation: str | list[str] | None = None,
         test: str | list[str] | None = None,
         batch_size: int = 1,
+        tokens_per_batch: int | None = None,
         eval_batch_size: int | None = None,
+        task_weights: dict[str, float] | None = None,
         num_workers: int = 0,
+        prefetch_factor: int | None = None,
         seed: int = 0,
         latents: Use = "auto",
         wording: Literal["random", "first"] = "random",
@@ -89,15 +76,21 @@ class EditData(LightningDataModule):
         turns: dict[str, int] | None = None,
     ) -> None:
         super().__init__()
+        if prefetch_factor is not None and not num_workers:
+            raise ConfigError("data.prefetch_factor: nobody reads ahead; set data.num_workers too.")
         self.train, self.validation, self.test = (
             _weighted(train),
             _listed(validation),
             _listed(test),
         )
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers, self.seed, self.pin_memory = num_workers, seed, pin_memory
-        self.use_latents, self.wording, self.drop_last = latents, wording, drop_last
-        self.reference, self.limit, self.turns = reference, limit, turns
+        self.prefetch_factor = prefetch_factor
+        self.use_latents, self.wording = latents, wording
+        self.reference, self.limit = reference, limit
+        self.mixture = Mixture(
+            self.train, task_weights or {}, turns, batch_size, tokens_per_batch, drop_last, seed
+        )
         self.consumed = 0
         """Global batches trained on so far: the whole state of the order of data."""
         self._sampler: PlanSampler | None = None
@@ -152,25 +145,17 @@ class EditData(LightningDataModule):
         datasets = [
             self._dataset(f, wording=self.wording, reference=self.reference) for f in self.train
         ]
-        plan = self._plan([[e.record for e in d.entries[: self.limit]] for d in datasets])
-        self._sampler = PlanSampler(plan, self._ranks()[0], self.consumed)
+        records = [[entry.record for entry in d.entries[: self.limit]] for d in datasets]
+        rank, ranks = self._ranks()
+        plan = self.mixture.plan(records, ranks, self._tokens_of)
+        self._sampler = PlanSampler(plan, rank, self.consumed)
         return self._loader(datasets, self._sampler)
 
-    def _plan(self, records: Sequence[Sequence[SampleRecord]]) -> Plan:
-        """The order of training, by turns if there are any."""
-        size, ranks, last = self.batch_size, self._ranks()[1], self.drop_last
-        weights = list(self.train.values())
-        if self.turns is None:
-            buckets = [[bucket_of(record) for record in rows] for rows in records]
-            return BatchPlan(buckets, weights, size, ranks, self.seed, drop_last=last)
-        plans = [
-            BatchPlan(
-                turn.buckets(records), weights, size, ranks, turn.seed(self.seed),
-                drop_last=last, kind=turn.kind,
-            )
-            for turn in turns_of(records, list(self.train), self.turns)
-        ]  # fmt: skip
-        return RoundRobin(plans, [times for times in self.turns.values() if times])
+    def _tokens_of(self, bucket: Bucket) -> int:
+        count = getattr(self._system(), "tokens_of", None)
+        if count is None:
+            raise ConfigError("data.tokens_per_batch: needs a model that tells a sample's tokens.")
+        return int(count((bucket.frames, bucket.height, bucket.width), conditions_of(bucket)))
 
     def val_dataloader(self) -> DataLoader[EditBatch] | list[Any]:
         """The validation samples in order."""
@@ -191,6 +176,12 @@ class EditData(LightningDataModule):
             if self._sampler is not None:
                 self._sampler.consumed = self.consumed
         return batch
+
+    def transfer_batch_to_device(
+        self, batch: EditBatch, device: torch.device, dataloader_idx: int
+    ) -> EditBatch:
+        """Copy the batch while the device works; what is not pinned is waited for."""
+        return batch.to(device, non_blocking=device.type == "cuda")
 
     def state_dict(self) -> dict[str, Any]:
         """One integer says where the order of data stands."""
@@ -224,6 +215,7 @@ class EditData(LightningDataModule):
             sampler=sampler,
             batch_size=None,  # the sampler yields whole batches
             num_workers=self.num_workers,
+            prefetch_factor=self.prefetch_factor,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.pin_memory,
         )

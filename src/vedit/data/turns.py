@@ -7,12 +7,12 @@ paper speaks of twice as many images (2:1:1).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from vedit.data.kinds import KINDS, kind_of, record_as, stands_in
-from vedit.data.plan import BatchPlan, Draw, Plan, bucket_of
+from vedit.data.plan import BatchPlan, Bucket, Draw, Plan, bucket_of
 from vedit.data.schema import SampleRecord
 from vedit.errors import ConfigError, nearest
 
@@ -98,7 +98,7 @@ class Turn:
     kind: str | None
     takes: list[list[bool]]
 
-    def buckets(self, records: Sequence[Sequence[SampleRecord]]) -> list[list[Hashable | None]]:
+    def buckets(self, records: Sequence[Sequence[SampleRecord]]) -> list[list[Bucket | None]]:
         """Buckets of its samples; None stands for those of others."""
         return [
             [
