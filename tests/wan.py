@@ -1,13 +1,17 @@
 """Tiny backbones, and pairs of ours and diffusers' with the same random weights."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from vedit.backbones.wan import WanDiT
 from vedit.tokens import Context, TokenSequence
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
 
 TINY: dict[str, Any] = {
     "num_layers": 2,
@@ -41,6 +45,8 @@ def tiny(**changes: Any) -> WanDiT:
 
 def pair(std: float = 0.2, **changes: Any) -> tuple[WanDiT, WanTransformer3DModel]:
     """Ours and diffusers' model with the same weights."""
+    from diffusers import WanTransformer3DModel  # seconds, which not every test needs
+
     sizes = {**TINY, **changes}
     theirs = WanTransformer3DModel(**{"out_channels": sizes["in_channels"], **sizes})
     randomised(theirs, std)

@@ -22,7 +22,7 @@ class RankError(RuntimeError):
     """A rank raised, died or took too long; the message names it and holds its traceback."""
 
 
-def run_ranks(size: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list:
+def run_ranks(size: int, function: Callable[..., Any], *args: Any, timeout: float = 300) -> list:
     """Run `function(*args)` on `size` ranks of their own and return what each of them returned.
 
     Args:
@@ -53,7 +53,7 @@ class Ranks:
         timeout: seconds that one `run` may take, the start of the processes included.
     """
 
-    def __init__(self, size: int, timeout: float = 120) -> None:
+    def __init__(self, size: int, timeout: float = 300) -> None:
         self.size, self.timeout = size, timeout
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._pipes: list[Connection] = []
@@ -78,17 +78,21 @@ class Ranks:
             while len(results) < self.size:
                 results |= self._next(deadline, missing=set(range(self.size)) - set(results))
         except BaseException:
-            self._kill()
+            self.close()
             raise
         return [results[rank] for rank in range(self.size)]
 
     def close(self) -> None:
-        """End the processes."""
-        for pipe in self._pipes:
-            pipe.send_bytes(pickle.dumps(None))
+        """End the processes; they have nothing left to do, so that is no loss."""
         for process in self._processes:
-            process.join(10)
-        self._kill()
+            process.kill()
+        for process in self._processes:
+            process.join()
+        for pipe in self._pipes:
+            pipe.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._processes, self._pipes, self._folder = [], [], None
 
     def _start(self) -> None:
         # Never fork: torch's threads and gloo's would be copied in the middle of what they do.
@@ -132,16 +136,6 @@ class Ranks:
                 process.join()
                 raise RankError(f"rank {rank} of {self.size} died: exit code {process.exitcode}")
 
-    def _kill(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.join()
-        for pipe in self._pipes:
-            pipe.close()
-        if self._folder is not None:
-            self._folder.cleanup()
-        self._processes, self._pipes, self._folder = [], [], None
-
 
 def _serve(rank: int, size: int, store: str, port: int, timeout: float, pipe: Connection) -> None:
     """What one rank does: run the functions that come through the pipe."""
@@ -162,12 +156,9 @@ def _serve(rank: int, size: int, store: str, port: int, timeout: float, pipe: Co
         except EOFError:  # whoever started this rank is gone
             return
         try:
-            job = pickle.loads(received)
-            if job is None:
-                break
+            function, args = pickle.loads(received)
             # Where it hangs is worth more than that it does.
             faulthandler.dump_traceback_later(0.95 * timeout)
-            function, args = job
             # Plain bytes: torch would send tensors as memory that ends with this process.
             answer = pickle.dumps((False, function(*args)))
         except Exception:
@@ -175,7 +166,6 @@ def _serve(rank: int, size: int, store: str, port: int, timeout: float, pipe: Co
         finally:
             faulthandler.cancel_dump_traceback_later()
         pipe.send_bytes(answer)
-    distributed.destroy_process_group()
 
 
 def _free_port() -> int:

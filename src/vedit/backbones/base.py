@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from vedit.errors import WeightsError
 from vedit.tokens import Grid, TokenSequence
@@ -72,11 +73,14 @@ class Backbone(nn.Module, ABC):
         spec: the sizes others need to fit it.
         weights: folder or hub id of pretrained weights, None for random ones.
         blocks: the units of sharding, compilation and gradient checkpointing.
+        context_group: the ranks that share every sequence among them, all given the same; None is
+            a rank for itself. Set before the first forward pass (`vedit.parallel.ulysses`).
     """
 
     spec: BackboneSpec
     weights: str | None
     blocks: nn.ModuleList
+    context_group: ProcessGroup | None = None
 
     @abstractmethod
     def embed(self, latents: Tensor) -> tuple[Tensor, Grid]:

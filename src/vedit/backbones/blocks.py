@@ -89,7 +89,7 @@ class CrossBlock(Block):
 
     def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
         """Tokens (B, N, D) to tokens (B, N, D)."""
-        x, lengths = tokens, around.layout.lengths
+        x, lengths = tokens, around.lengths
         shift1, scale1, gate1, shift3, scale3, gate3 = _rows(self.scale_shift_table, around)
 
         h = modulated_norm(x, shift1, scale1, lengths, self.eps)
@@ -122,7 +122,7 @@ class UnifiedBlock(Block):
 
     def forward(self, tokens: Tensor, around: Surroundings) -> Tensor:
         """Tokens (B, N, D) to tokens (B, N, D)."""
-        x, lengths = tokens, around.layout.lengths
+        x, lengths = tokens, around.lengths
         shift1, scale1, gate1, shift3, scale3, gate3 = _rows(self.scale_shift_table, around)
 
         h = modulated_norm(x, shift1, scale1, lengths, self.eps)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from vedit.attention import Kernel, attention
 from vedit.backbones.norm import RMSNorm
 from vedit.backbones.rope import rotate
+from vedit.parallel.ulysses import Share
 from vedit.tokens import AttentionLayout, Context
 
 
@@ -19,20 +20,26 @@ class Surroundings:
     """What every block of one forward pass reads besides the tokens.
 
     Attributes:
-        modulation: (B, G, 6, D), one row per sample and segment.
-        rotation: (N, head width / 2) complex, from `vedit.backbones.rope.rotation`.
+        modulation: (B, G, 6, D), one row per sample and run of `lengths`.
+        lengths: tokens of each segment that the blocks are given.
+        rotation: (N, head width / 2) complex, from `vedit.backbones.rope.rotation`, of the tokens
+            that the blocks are given.
         layout: lengths and visibility of the segments.
         context: what cross-attention attends to, None for nothing.
         kernel: the attention implementation.
         valid: (B, N) bool, False where a token is padding; None if there is none.
+        share: which of the tokens the blocks are given here, None for all; `layout` and `valid`
+            speak of all.
     """
 
     modulation: Tensor
+    lengths: tuple[int, ...]
     rotation: Tensor
     layout: AttentionLayout
     context: Context | None
     kernel: Kernel
     valid: Tensor | None = None
+    share: Share | None = None
 
 
 class Attention(nn.Module):
@@ -77,7 +84,11 @@ class Attention(nn.Module):
         k = self._split(self.norm_k(self.to_k(tokens)))
         v = self._split(self.to_v(tokens))
         q, k = rotate(q, around.rotation), rotate(k, around.rotation)
+        if around.share is not None:
+            q, k, v = around.share.to_heads(q, k, v)
         out = attention(q, k, v, around.layout, around.valid, around.kernel)
+        if around.share is not None:
+            out = around.share.to_tokens(out)
         return self.to_out[0](out.flatten(2))
 
     def read(self, q: Tensor, context: Context, around: Surroundings) -> Tensor:

@@ -21,6 +21,7 @@ from vedit.backbones.modulation import modulated_norm
 from vedit.backbones.norm import at_least_float32
 from vedit.backbones.rope import rotation
 from vedit.errors import ConfigError
+from vedit.parallel.ulysses import Share, own_draws, share_of
 from vedit.tokens import Grid, TokenSequence
 
 
@@ -218,26 +219,49 @@ class WanDiT(Backbone):
             raise ValueError("segment 'target' has no grid: it cannot be turned into latents")
         packed = sequence.pack()
         embedding, modulation = self.condition_embedder(packed.sigma)
-        x = packed.tokens
+        x, positions, lengths = packed.tokens, packed.positions, packed.layout.lengths
+        share = self._share(x)
+        if share is not None:
+            x, positions = share.of(x, 1), share.of(positions, 0)
+            segments, lengths = share.runs(lengths)
+            modulation = modulation[:, segments]
         around = Surroundings(
             modulation=modulation,
-            rotation=rotation(packed.positions, self.head_width).to(
+            lengths=lengths,
+            rotation=rotation(positions, self.head_width).to(
                 x.device, torch.promote_types(x.dtype, torch.float32).to_complex()
             ),
             layout=packed.layout,
             context=sequence.context,
             kernel=self.kernel(x.device, x.dtype),
             valid=packed.valid,
+            share=share,
         )
-        for block in self.blocks:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, around, use_reentrant=False)
-            else:
-                x = block(x, around)
+        x = self._through_blocks(x, around)
         index = sequence.names.index("target")
-        start = sum(packed.layout.lengths[:index])
-        x = x.narrow(1, start, packed.layout.lengths[index])
-        return unpatchify(self._head(x, embedding[:, index]), target.grid, self.spec.patch)
+        lengths = packed.layout.lengths if share is None else share.lengths(packed.layout.lengths)
+        x = x.narrow(1, sum(lengths[:index]), lengths[index])
+        patches = self._head(x, embedding[:, index])
+        if share is not None:
+            start = sum(packed.layout.lengths[:index])
+            patches = share.part(start, packed.layout.lengths[index]).gather(patches)
+        return unpatchify(patches, target.grid, self.spec.patch)
+
+    def _share(self, tokens: Tensor) -> Share | None:
+        """What this rank holds of a sequence (B, N, D); None for all of it."""
+        if self.context_group is None:
+            return None
+        heads = self.spec.width // self.head_width
+        return share_of(tokens.shape[1], heads, self.context_group)
+
+    def _through_blocks(self, x: Tensor, around: Surroundings) -> Tensor:
+        with own_draws(around.share if self.training else None, x.device):
+            for block in self.blocks:
+                if self.gradient_checkpointing and torch.is_grad_enabled():
+                    x = checkpoint(block, x, around, use_reentrant=False)
+                else:
+                    x = block(x, around)
+        return x
 
     def _head(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Tokens (B, N, D) at an embedded noise level (B, D) to patches (B, N, p * C)."""
