@@ -1,6 +1,6 @@
 """What a step is given (`EditBatch`) and what the model is conditioned on (`Conditions`)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -56,9 +56,18 @@ class EditBatch:
             self, videos=kept(self.videos), latents=kept(self.latents), reference=reference
         )
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "EditBatch":
-        """The batch with its tensors on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(
+        self,
+        device: torch.device | str,
+        non_blocking: bool = False,
+        on_host: Collection[str] = (),
+    ) -> "EditBatch":
+        """The batch with its tensors on `device`, except for the features named in `on_host`."""
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        if self.features is None or not on_host:
+            return moved
+        kept = {name: value for name, value in self.features.items() if name in on_host}
+        return replace(moved, features={**(moved.features or {}), **kept})
 
     def pin_memory(self) -> "EditBatch":
         """The batch with its tensors in pinned memory, as torch's DataLoader asks for."""

@@ -31,6 +31,7 @@ from vedit.flow.noise_levels import NoiseLevels
 from vedit.flow.path import interpolate, velocity
 from vedit.flow.sampler import Sampler
 from vedit.flow.weighting import Weighting
+from vedit.transfer import sent
 
 VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -109,13 +110,13 @@ class EditSystem(Assembly):
         """Weighted flow-matching loss at one noise level per sample."""
         clean = self._target(batch)
         mine, shared = self._generators(batch_idx)
-        sigma = self.noise_levels.sample(len(batch), mine).to(clean)
-        noise = torch.randn(clean.shape, generator=mine).to(clean)
+        sigma = sent(self.noise_levels.sample(len(batch), mine), clean.device).to(clean)
+        noise = sent(torch.randn(clean.shape, generator=mine), clean.device).to(clean)
         conditions = self._with_empty_instructions(self.conditions(self._kept(batch, shared)), mine)
         predicted = self(interpolate(clean, noise, sigma), sigma, conditions)
         error = (predicted.float() - velocity(clean, noise)).square().mean(dim=(1, 2, 3, 4))
         loss = (self.weighting(sigma) * error).mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        self.log("train/loss", loss, batch_size=len(batch))
         return loss
 
     def forward(self, x_t: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
@@ -135,7 +136,7 @@ class EditSystem(Assembly):
             predicted = self(interpolate(clean, noise, sigma), sigma, conditions)
             losses.append((predicted.float() - velocity(clean, noise)).square().mean())
             self._log_validation(f"val/loss_at_{level}", losses[-1], batch)
-        self._log_validation("val/loss", torch.stack(losses).mean(), batch, prog_bar=True)
+        self._log_validation("val/loss", torch.stack(losses).mean(), batch)
 
     def test_step(self, batch: EditBatch, batch_idx: int) -> dict[str, Tensor]:
         """Edit the batch; callbacks measure the result."""
@@ -242,7 +243,7 @@ class EditSystem(Assembly):
         assert self.context is not None
         batch = given.context.tokens.shape[0]
         rows = torch.rand(batch, generator=mine) < self.dropout.instruction
-        if not rows.any():
+        if not any(rows.tolist()):
             return given
         return Conditions(
             given.latents, replace_rows(given.context, self.context.null(batch), rows)
@@ -272,10 +273,8 @@ class EditSystem(Assembly):
                 return (len(batch), self.codec.latent_channels, *grid)
         raise DataError(f"{batch.keys[0]}: neither source nor target, so no size to edit at")
 
-    def _log_validation(
-        self, name: str, value: Tensor, batch: EditBatch, prog_bar: bool = False
-    ) -> None:
-        self.log(name, value, prog_bar=prog_bar, batch_size=len(batch), sync_dist=True)
+    def _log_validation(self, name: str, value: Tensor, batch: EditBatch) -> None:
+        self.log(name, value, batch_size=len(batch), sync_dist=True)
 
 
 def _with_steps(sampler: Sampler, steps: int) -> Sampler:

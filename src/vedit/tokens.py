@@ -55,6 +55,8 @@ class Segment:
         sees: names of the segments its queries may attend to; None means all.
         valid: (B, N) bool, False where a token is padding that nobody may attend to; None if all
             tokens count.
+        start: the time index of the first row of the grid, known without asking the device that
+            holds `positions`; None if only they tell.
     """
 
     name: str
@@ -64,6 +66,13 @@ class Segment:
     grid: Grid | None = None
     sees: tuple[str, ...] | None = None
     valid: Tensor | None = None
+    start: int | None = None
+
+    def times(self) -> tuple[int, int]:
+        """The first and the last time index of its tokens."""
+        if self.start is not None and self.grid is not None:
+            return self.start, self.start + self.grid[0] - 1
+        return int(self.positions[:, 0].min()), int(self.positions[:, 0].max())
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,7 @@ class TokenSequence:
         """
         tokens, grid = embed(x_t)
         positions = grid_positions(grid, tokens.device)
-        return cls((Segment("target", tokens, positions, sigma, grid),), embed)
+        return cls((Segment("target", tokens, positions, sigma, grid, start=0),), embed)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,8 +126,7 @@ def test_throughput_leaves_validation_out(monkeypatch: pytest.MonkeyPatch) -> No
     system = torch.nn.Module()
     system.model = torch.nn.Module()
     system.model.backbone = torch.nn.Identity()
-    system.log_dict = lambda *args, **kwargs: None
-    trainer = type("T", (), {"world_size": 2})()
+    trainer = SimpleNamespace(accumulate_grad_batches=4, global_step=0, log_every_n_steps=1)
     speed.on_train_start(trainer, system)  # 0
     speed.on_train_batch_start(trainer, system)  # 1: waited 1
     speed.on_train_batch_end(trainer, system, None, [1, 2], 0)  # 4: worked 3

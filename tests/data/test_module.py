@@ -248,9 +248,12 @@ def test_reading_ahead_needs_a_reader(folder: Path) -> None:
 
 def test_a_batch_goes_to_a_gpu_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(
-        EditBatch, "to", lambda self, device, non_blocking: asked.append(non_blocking)
-    )
+
+    def to(self: EditBatch, device: Any, non_blocking: bool, on_host: Any) -> EditBatch:
+        asked.append(non_blocking)
+        return self
+
+    monkeypatch.setattr(EditBatch, "to", to)
     for device in ("cuda", "cpu"):
         EditData().transfer_batch_to_device(EditBatch((), ()), torch.device(device), 0)
     assert asked == [True, False]

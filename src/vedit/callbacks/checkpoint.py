@@ -8,8 +8,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from vedit.transfer import Late, sent
 
 
 class PeriodicCheckpoint(ModelCheckpoint):
@@ -66,6 +69,7 @@ class StopOnInterrupt(Callback):
     def __init__(self) -> None:
         self.requested = False
         self._previous: Any = None
+        self._asked: Late | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to Ctrl-C; Lightning has noted the earlier handlers by now and restores them."""
@@ -105,13 +109,19 @@ class StopOnInterrupt(Callback):
             raise KeyboardInterrupt
         self.requested = True
 
+    def _agreed(self, trainer: Trainer) -> bool:
+        """Whether any rank had heard the signal when all were last asked.
+
+        All ranks stop at the same step, whoever heard it first. An answer is read when the next
+        question is asked: by then it is there, and nobody waits for the device.
+        """
+        mine = torch.tensor(float(self.requested))
+        question = sent(mine, trainer.strategy.root_device)
+        answer, self._asked = self._asked, Late(trainer.strategy.reduce(question, reduce_op="max"))
+        return answer is not None and bool(answer.read().tolist())
+
     def _stop_if_requested(self, trainer: Trainer) -> None:
-        # All ranks stop at the same step, whoever heard the signal first.
-        if trainer.world_size > 1:
-            stop = trainer.strategy.reduce_boolean_decision(self.requested, all=False)
-        else:
-            stop = self.requested
-        if not stop:
+        if not (self._agreed(trainer) if trainer.world_size > 1 else self.requested):
             return
         callback = trainer.checkpoint_callback
         folder = getattr(callback, "dirpath", None)

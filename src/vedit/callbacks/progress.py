@@ -32,6 +32,10 @@ class LogProgress(TQDMProgressBar):
         if self.lines:
             self.disable()
 
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        """What the bar shows; read now and then, where Lightning would wait for it every step."""
+        return {**super().get_metrics(trainer, pl_module), **losses(trainer)}
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         super().on_train_start(trainer, pl_module)
@@ -54,13 +58,17 @@ class LogProgress(TQDMProgressBar):
         step, total = trainer.global_step, total_steps(trainer)
         rate = (step - first) / max(time.monotonic() - began, 1e-9)
         parts = [f"step {step}/{total}" if total else f"step {step}"]
-        for name in ("train/loss", "val/loss"):
-            if name in trainer.callback_metrics:
-                parts.append(f"{name} {float(trainer.callback_metrics[name]):.4g}")
+        parts += [f"{name} {value:.4g}" for name, value in losses(trainer).items()]
         parts.append(f"{rate:.3g} steps/s")
         if total and rate > 0:
             parts.append(f"{clock((total - step) / rate)} left")
         return "  ".join(parts)
+
+
+def losses(trainer: Trainer) -> dict[str, float]:
+    """The last losses, as far as there are any; waits for them."""
+    known = trainer.callback_metrics
+    return {name: float(known[name]) for name in ("train/loss", "val/loss") if name in known}
 
 
 def total_steps(trainer: Trainer) -> int | None:

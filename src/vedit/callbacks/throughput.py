@@ -8,15 +8,16 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from vedit.callbacks.numbers import is_due, log_numbers
 from vedit.tokens import TokenSequence
 
 
 class Throughput(Callback):
-    """Logs samples and tokens a second over all ranks, and how the time of a step is split.
+    """Logs samples and tokens a second over all ranks, and how long the loop waits for data.
 
     Logged as `speed/samples_per_second`, `speed/tokens_per_second`, `speed/data_seconds` (waiting
-    for a batch) and `speed/step_seconds` (forward, backward, optimizer), each the mean over the
-    last `window` batches. Time in validation does not count.
+    for a batch) and `speed/step_seconds` (everything else), each the mean over the last `window`
+    batches, on the clock of the host. Time in validation does not count. `TimeSplit` tells more.
 
     Args:
         window: batches to average over.
@@ -51,7 +52,8 @@ class Throughput(Callback):
         waited = 0.0 if self._ended is None else self._started - self._ended
         self._steps.append((waited, now - self._started, len(batch), self._tokens))
         self._steps = self._steps[-self.window :]
-        pl_module.log_dict(self.rates(trainer.world_size), batch_size=1)
+        if is_due(trainer, batch_idx):
+            log_numbers(trainer, self.rates(data_ranks(trainer)))
         self._ended = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,3 +86,9 @@ class Throughput(Callback):
     def _count(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         sequence: TokenSequence = args[0]
         self._tokens += sum(s.tokens.shape[0] * s.tokens.shape[1] for s in sequence.segments)
+
+
+def data_ranks(trainer: Trainer) -> int:
+    """How many ranks have batches of their own; peers of one sequence share theirs."""
+    dealt = trainer.distributed_sampler_kwargs
+    return int(dealt["num_replicas"]) if dealt else 1

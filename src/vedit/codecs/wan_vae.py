@@ -52,6 +52,7 @@ class WanVAE(Codec):
         self.weights = weights
         self.dtype = getattr(torch, dtype)
         self._channels_last = False
+        self._moments: dict[torch.device, tuple[Tensor, Tensor]] = {}
         only_shape = torch.get_default_device().type == "meta"
         if config is None and weights is not None:
             config = _config_of(resolve_folder(weights))
@@ -148,11 +149,13 @@ class WanVAE(Codec):
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         # No buffers: the module may be built on meta, and a checkpoint does not hold them. The
         # inverse, as diffusers' pipelines have it: the same rounding, so the same bits.
-        mean, std = (
-            torch.tensor(self.config[name], device=device, dtype=torch.float32).view(-1, 1, 1, 1)
-            for name in ("latents_mean", "latents_std")
-        )
-        return mean, 1.0 / std
+        if device not in self._moments:
+            mean, std = (
+                torch.tensor(self.config[name], device=device, dtype=torch.float32)
+                for name in ("latents_mean", "latents_std")
+            )
+            self._moments[device] = mean.view(-1, 1, 1, 1), 1.0 / std.view(-1, 1, 1, 1)
+        return self._moments[device]
 
 
 def _config_of(folder: Path) -> dict[str, Any]:

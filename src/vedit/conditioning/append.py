@@ -31,8 +31,10 @@ def time_start(sequence: TokenSequence, frames: int, time: Time) -> int:
     """
     if time == "aligned":
         return 0
-    times = torch.cat([s.positions[:, 0] for s in sequence.segments if s.grid is not None])
-    return int(times.max()) + 1 if time == "after" else int(times.min()) - frames
+    times = [segment.times() for segment in sequence.segments if segment.grid is not None]
+    if time == "after":
+        return max(last for _, last in times) + 1
+    return min(first for first, _ in times) - frames
 
 
 class AppendTokens(Injection):
@@ -102,6 +104,7 @@ class AppendTokens(Injection):
                 sigma=torch.zeros_like(sigma) if self.noise == "clean" else sigma,
                 grid=grid,
                 sees=self.sees,
+                start=start,
             )
         )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vedit.batch import Conditions
 from vedit.tokens import Context
+from vedit.transfer import sent
 
 
 def replace_rows(context: Context, null: Context, rows: Tensor) -> Context:
@@ -25,7 +26,7 @@ def replace_rows(context: Context, null: Context, rows: Tensor) -> Context:
         is all padding in the context.
     """
     context, null = aligned(context, _with_streams_of(null, context))
-    choose = rows.to(context.tokens.device)[:, None]
+    choose = sent(rows, context.tokens.device)[:, None]
     tokens = torch.where(choose[..., None], null.tokens.to(context.tokens.dtype), context.tokens)
     valid = None
     if context.valid is not None and null.valid is not None:

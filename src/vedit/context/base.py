@@ -42,6 +42,8 @@ class ContextEncoder(nn.Module, ABC):
         weights: folder or hub id of the tower's weights, None for random ones.
         reads_images: names of the images that `features` depends on, such as "source".
         streams: names of the contexts it emits beside the main one (`Context.streams`).
+        on_host: names of features whose values `context` asks for, such as lengths; they stay on
+            the host, where asking costs nothing, while the others go to the device.
     """
 
     tower: nn.Module
@@ -49,6 +51,7 @@ class ContextEncoder(nn.Module, ABC):
     weights: str | None
     reads_images: tuple[str, ...] = ()
     streams: tuple[str, ...] = ()
+    on_host: tuple[str, ...] = ()
 
     @property
     def stored_features_hold(self) -> bool:

@@ -125,5 +125,6 @@ class Decoupled(ContextEncoder):
         self._encoders = dict(encoders)
         self.tower = nn.ModuleDict({name: e.tower for name, e in encoders.items()})
         self.connector = nn.ModuleDict({name: e.connector for name, e in encoders.items()})
+        self.on_host = tuple(f"{n}.{own}" for n, e in encoders.items() for own in e.on_host)
         names = [name for encoder in encoders.values() for name in encoder.reads_images]
         self.reads_images = tuple(dict.fromkeys(names))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from vedit.context.vlm import nothing
 from vedit.context.vlm_encoder import VLMEncoder
 from vedit.errors import DataError, WeightsError
 from vedit.tokens import Context
+from vedit.transfer import sent
 from vedit.weights import load_strictly, resolve_folder, tensors
 
 STEMS = ("diffusion_pytorch_model", "mllm_encoder")
@@ -60,6 +62,7 @@ class MLLMQueries(VLMEncoder):
     """
 
     connector: QueryConnector
+    on_host = ("ids", "length", "mode")
 
     def __init__(
         self,
@@ -129,7 +132,7 @@ class MLLMQueries(VLMEncoder):
         """
         mode = _mode_of(features["mode"])
         length = features["length"]
-        longest = int(length.max())
+        longest = max(length.tolist())
         cut = {"ids": features["ids"][:, :longest], "positions": features["positions"][:, :longest]}
         (hidden,) = self.hidden_states({**features, **cut}, self.connector.queries(mode))
         reference = None
@@ -192,4 +195,6 @@ def _mode_of(modes: Tensor) -> Mode:
 
 def _selected(hidden: Tensor, mask: Tensor) -> Tensor:
     """States (B, M, E) at the masked positions, of which every sample has M."""
-    return hidden[mask].unflatten(0, (hidden.shape[0], -1))
+    places = torch.from_numpy(np.flatnonzero(mask.cpu().numpy()))
+    picked = hidden.flatten(0, 1)[sent(places, hidden.device)]
+    return picked.unflatten(0, (hidden.shape[0], -1))

@@ -24,6 +24,7 @@ from vedit.context.vlm import trains
 from vedit.context.vlm_encoder import VLMEncoder
 from vedit.errors import ConfigError
 from vedit.tokens import Context
+from vedit.transfer import sent
 
 KEY = "model.context.init_args"
 
@@ -71,6 +72,7 @@ class MultiscaleVLM(VLMEncoder):
     """
 
     connector: MultiscaleAdapter
+    on_host = ("valid",)
 
     def __init__(
         self,
@@ -154,7 +156,8 @@ class MultiscaleVLM(VLMEncoder):
         """
         adapted = self.connector([features[_named(layer)] for layer in self.layers])
         valid = features["valid"].bool()
-        mask = None if bool(valid.all()) else valid
+        whole = bool(valid.cpu().numpy().all())
+        mask = None if whole else sent(valid, adapted[0].device)
         *others, main = (Context(tokens, mask) for tokens in adapted)
         return Context(main.tokens, mask, dict(zip(self.streams, others, strict=True)))
 
@@ -167,7 +170,8 @@ class MultiscaleVLM(VLMEncoder):
         key = (weight.device, weight.dtype)
         found = self._null.get(key)
         if found is None or trains(self.tower):
-            found = self._null[key] = self.features([""], {})
+            found = self.features([""], {})
+            found = self._null[key] = {**found, "valid": found["valid"].cpu()}
         return self.context({k: v.expand(batch, *v.shape[1:]) for k, v in found.items()})
 
     @property

@@ -22,6 +22,7 @@ from vedit.context.base import ContextEncoder
 from vedit.context.tokenizer import load_tokenizer
 from vedit.errors import ConfigError
 from vedit.tokens import Context
+from vedit.transfer import sent
 from vedit.weights import check_config, fingerprint_of, load_strictly, resolve_folder, tensors
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ class UMT5(ContextEncoder):
             return_tensors="pt",
         )
         device = self._first_weight().device
-        ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
+        ids, mask = sent(batch.input_ids, device), sent(batch.attention_mask, device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._tower_trains()):
             hidden = self.tower(ids, mask).last_hidden_state
         return {"text": hidden * mask.unsqueeze(-1).to(hidden.dtype)}

@@ -33,6 +33,7 @@ from vedit.context.vlm import (
 from vedit.context.vlm_config import check_sizes, geometry_of, tells_time, vlm_config
 from vedit.context.words import Words
 from vedit.tokens import Grid
+from vedit.transfer import sent
 from vedit.weights import fingerprint_of, resolve_folder
 
 
@@ -172,7 +173,7 @@ class VLMEncoder(ContextEncoder):
             (B, L, E) for each of `layers`; what stands behind the end of a shorter prompt means
             nothing.
         """
-        ids, special = features["ids"], self.words.special
+        ids, special = sent(features["ids"], features["vision"].device), self.words.special
         pictures = (ids == special.image) | (ids == special.video)
         inserted = [(pictures, features["vision"])]
         if queries is not None:
@@ -247,9 +248,10 @@ class VLMEncoder(ContextEncoder):
         step, kinds = self._time_step(seconds), (special.image, special.video)
         visual = [[token in kinds for token in row] for row in rows]
         positions = [rope_positions(each, grids, self.merge, step) for each in visual]
-        ids, places, length = (t.to(device) for t in packed(rows, positions))
-        modes = torch.full((len(rows),), MODES.index(mode), device=device)
+        ids, places, length = packed(rows, positions)
+        modes = torch.full((len(rows),), MODES.index(mode))
         found = {"ids": ids, "positions": places, "length": length, "mode": modes}
+        found = {n: v if n in self.on_host else sent(v, device) for n, v in found.items()}
         deep = {f"deep.{i:02d}": layer for i, layer in enumerate(seen.deep)}
         return found | {"vision": seen.tokens} | deep
 

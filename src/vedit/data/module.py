@@ -181,7 +181,8 @@ class EditData(LightningDataModule):
         self, batch: EditBatch, device: torch.device, dataloader_idx: int
     ) -> EditBatch:
         """Copy the batch while the device works; what is not pinned is waited for."""
-        return batch.to(device, non_blocking=device.type == "cuda")
+        stays = getattr(getattr(self._system(), "context", None), "on_host", ())
+        return batch.to(device, device.type == "cuda", stays)
 
     def state_dict(self) -> dict[str, Any]:
         """One integer says where the order of data stands."""
