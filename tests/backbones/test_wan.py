@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from tests.wan import PROJECTION, pair, sequence, tiny
 
 from vedit.backbones.blocks import Block, BlockShape, CrossBlock
+from vedit.backbones.recompute import RecomputeBlocks
 from vedit.backbones.wan import WanDiT, sinusoid, unpatchify
 from vedit.errors import ConfigError
 from vedit.tokens import Context, Segment, TokenSequence, grid_positions
@@ -98,8 +99,8 @@ def test_without_a_context_cross_attention_is_skipped():
     assert unused == {n for n, _ in model.named_parameters() if ".attn2." in n or ".norm2." in n}
 
 
-def test_checkpointing_recomputes_each_block():
-    model = tiny(gradient_checkpointing=True)
+def test_recompute_runs_each_block_again():
+    model = tiny(recompute=RecomputeBlocks())
     calls = []
     for block in model.blocks:
         block.ffn.register_forward_hook(lambda *_: calls.append(1))

@@ -92,7 +92,29 @@ def test_frozen_and_adapted_parts_are_counted(
     assert adapted["model.backbone"]["frozen"] == parts["model.backbone"]["trainable"]
     assert adapted["model.backbone"]["trainable"] == 16 * 2 * (24 + 24)
     assert full["step_flops"] == 3 * full["forward_flops"]
+    assert full["forward_flops"] < lora["forward_flops"] < 1.2 * full["forward_flops"]
     assert lora["step_flops"] < full["step_flops"]
+
+
+def test_what_is_computed_again_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(write_config(tmp_path / "tiny.yaml", make_config(tmp_path, tmp_path)))
+    size = ["--config", config, "--frames", "5", "--height", "64", "--width", "96"]
+    key = "--model.backbone.recompute"
+    steps = [
+        described(capsys, *size, *more)["step_flops"]
+        for more in (
+            (),
+            (key, "RecomputeFeedForward"),
+            (key, "{class_path: EveryKth, init_args: {k: 2, recompute: RecomputeBlocks}}"),
+            (key, "KeepAttention"),
+            (key, "OffloadInputs"),
+            (key, "RecomputeBlocks"),
+        )
+    ]
+    forward = described(capsys, *size)["forward_flops"]
+    assert steps[0] < steps[1] < steps[3] < steps[4] == steps[5]
+    assert steps[2] == pytest.approx(3.5 * forward)
+    assert steps[5] == pytest.approx(4 * forward)
 
 
 @pytest.mark.parametrize(

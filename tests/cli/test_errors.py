@@ -34,6 +34,10 @@ def complain(capsys: pytest.CaptureFixture[str], config: Path, *more: str, code:
             ["--model.source.tiem", "x"],
             "model.source.init_args.tiem: unknown key. Did you mean 'time'",
         ),
+        (
+            ["--model.backbone.gradient_checkpointing", "true"],
+            "gradient_checkpointing: unknown key. It was renamed: write recompute: RecomputeBl",
+        ),
         (["--data.trian", "x"], "data.trian: unknown key. Did you mean 'train'?"),
         (["--trainer.max_stps", "3"], "trainer.max_stps: unknown key. Did you mean 'max_steps'?"),
         (

@@ -24,7 +24,7 @@ READER: dict[str, Any] = {
 CLIP = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "image_size": 28}
 # What makes a part tiny; classes that are not here have no sizes of their own.
 SIZES: dict[str, dict[str, Any]] = {
-    "WanDiT": {**BACKBONE, "weights": None, "gradient_checkpointing": False},
+    "WanDiT": {**BACKBONE, "weights": None, "recompute": None},
     "WanVAE": {**CODEC, "weights": None, "dtype": "float32"},
     "UMT5": {**CONTEXT, "weights": None, "projection": None, "dtype": "float32"},
     "MLLMQueries": {**READER, "counts": {"image": 3, "video": 4, "reference": 5}},

@@ -9,6 +9,7 @@ from tests.wan import randomised, tiny
 from torch import Tensor, distributed, nn
 
 from vedit.backbones.blocks import CrossBlock, DualCrossBlock, UnifiedBlock
+from vedit.backbones.recompute import RecomputeBlocks
 from vedit.backbones.wan import WanDiT
 from vedit.errors import ConfigError
 from vedit.parallel.ulysses import Share, check_heads, share_of
@@ -158,7 +159,7 @@ def differences(
         num_attention_heads=4,
         attention_head_dim=12,
         block=BLOCKS[block],
-        gradient_checkpointing=options.pop("checkpointing", False),
+        recompute=RecomputeBlocks() if options.pop("checkpointing", False) else None,
     ).to(dtype)
     compiled = options.pop("compiled", False)
     randomised(model)

@@ -1,14 +1,20 @@
 """What a backbone is to the rest of the package."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from vedit.errors import WeightsError
 from vedit.tokens import Grid, TokenSequence
+
+if TYPE_CHECKING:
+    from vedit.backbones.recompute import Recompute
 
 Half: TypeAlias = Literal["first", "second"]
 """Which input channels of a wider convolution: its first C, or its last C."""
@@ -72,7 +78,8 @@ class Backbone(nn.Module, ABC):
     Attributes:
         spec: the sizes others need to fit it.
         weights: folder or hub id of pretrained weights, None for random ones.
-        blocks: the units of sharding, compilation and gradient checkpointing.
+        blocks: the units of sharding, compilation and recomputation.
+        recompute: how each block spares memory (`vedit.backbones.recompute`); empty for none.
         context_group: the ranks that share every sequence among them, all given the same; None is
             a rank for itself. Set before the first forward pass (`vedit.parallel.ulysses`).
     """
@@ -81,6 +88,7 @@ class Backbone(nn.Module, ABC):
     weights: str | None
     blocks: nn.ModuleList
     context_group: ProcessGroup | None = None
+    recompute: Sequence[Recompute | None] = ()
 
     @abstractmethod
     def embed(self, latents: Tensor) -> tuple[Tensor, Grid]:

@@ -5,12 +5,18 @@ A multiply-add is two operations. Embeddings, norms and the head are left out: b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import asdict, dataclass
 from typing import Literal
+
+from torch import nn
 
 from vedit.tokens import AttentionLayout
 
 Training = Literal["full", "lora", "frozen"]
+
+OF_CONTEXT = re.compile(r"\.attn2\.(add_)?(to_)?[kv](_proj)?\.")
+"""Layers of cross-attention that read the context, by their names within a block."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +26,27 @@ class Flops:
     Attributes:
         linear: in the projections and feed-forward layers.
         attention: in the products of queries with keys, and of weights with values.
+        feed_forward: those of `linear` in the feed-forward layers.
+        cross_attention: those of `attention` in cross-attention.
+        adapters: in low-rank adapters, beside `linear`.
+        unread: those of `linear` at the end of each block whose result no gradient is made from.
     """
 
     linear: float
     attention: float
+    feed_forward: float = 0.0
+    cross_attention: float = 0.0
+    adapters: float = 0.0
+    unread: float = 0.0
 
     @property
     def total(self) -> float:
-        """Both together."""
-        return self.linear + self.attention
+        """All together."""
+        return self.linear + self.attention + self.adapters
+
+    def scaled(self, factor: float) -> Flops:
+        """Every count times a factor."""
+        return Flops(**{name: factor * count for name, count in asdict(self).items()})
 
 
 def attended_pairs(layout: AttentionLayout) -> int:
@@ -54,7 +72,13 @@ def attended_pairs(layout: AttentionLayout) -> int:
 
 
 def forward_flops(
-    layout: AttentionLayout, context_tokens: int, width: int, ffn_width: int, blocks: int
+    layout: AttentionLayout,
+    context_tokens: int,
+    width: int,
+    ffn_width: int,
+    blocks: int,
+    adapters: float = 0.0,
+    ends_unread: bool = False,
 ) -> Flops:
     """Operations of a forward pass.
 
@@ -69,33 +93,84 @@ def forward_flops(
         width: d.
         ffn_width: f.
         blocks: number of transformer blocks.
+        adapters: of all adapters, from `adapter_flops`.
+        ends_unread: from the function of that name.
 
     Returns:
         Floating-point operations for one sample, a multiplication and an addition counted as two.
     """
     tokens = sum(layout.lengths)
-    linear = 8 * width**2 * tokens + 4 * width * ffn_width * tokens
+    feed_forward = 4 * width * ffn_width * tokens
+    linear = 8 * width**2 * tokens + feed_forward
     if context_tokens:
         linear += 4 * width**2 * (tokens + context_tokens)
-    attention = 4 * width * (attended_pairs(layout) + tokens * context_tokens)
-    return Flops(float(blocks * linear), float(blocks * attention))
+    cross = 4 * width * tokens * context_tokens
+    attention = 4 * width * attended_pairs(layout) + cross
+    return Flops(
+        linear=float(blocks * linear),
+        attention=float(blocks * attention),
+        feed_forward=float(blocks * feed_forward),
+        cross_attention=float(blocks * cross),
+        adapters=adapters,
+        unread=float(blocks * feed_forward / 2) if ends_unread else 0.0,
+    )
 
 
-def step_flops(forward: Flops, training: Training, recompute: bool = False) -> float:
+def adapter_flops(blocks: nn.Module, tokens: int, context_tokens: int) -> float:
+    """Operations of the low-rank adapters in the blocks, forward.
+
+    Each number of A and B costs two operations per token that its layer reads.
+
+    Args:
+        blocks: the blocks of a backbone, adapted or not.
+        tokens: S.
+        context_tokens: L, what keys and values of cross-attention are made from.
+
+    Returns:
+        Floating-point operations for one sample; 0 without adapters.
+    """
+    total = 0
+    for name, parameter in blocks.named_parameters():
+        if ".lora_" in name:
+            reads = context_tokens if OF_CONTEXT.search(name) else tokens
+            unused = ".attn2." in name and not context_tokens
+            total += 0 if unused else 2 * parameter.numel() * reads
+    return float(total)
+
+
+def ends_unread(block: nn.Module) -> bool:
+    """Whether no gradient is made from the result of a block's last product.
+
+    That is so where neither the gate behind it trains nor an adapter beside it, and computing the
+    block again then stops before it.
+
+    Args:
+        block: one of a backbone, with `ffn` and `scale_shift_table`.
+
+    Returns:
+        False for a block that trains, or that has other parts.
+    """
+    named = dict(block.named_parameters())
+    last = any(name.startswith("ffn.net.2.lora_") for name in named)
+    gate = named.get("scale_shift_table")
+    return gate is not None and not gate.requires_grad and not last
+
+
+def step_flops(forward: Flops, training: Training, again: float = 0.0) -> float:
     """Operations of a training step.
 
     Full finetuning costs three forward passes: the gradients of activations and of weights cost one
     each. With frozen weights under adapters the linear layers need no gradient of weights, hence
-    two and three. Recomputing activations costs one forward pass more.
+    two for them, three for attention and adapters. Utilisation of the model (MFU) counts those
+    alone; utilisation of the hardware (HFU) counts what is computed again as well.
 
     Args:
         forward: of one sample.
         training: what trains in the backbone; a frozen one still passes gradients on.
-        recompute: whether activations are recomputed in the backward pass.
+        again: what the backward pass computes again, from `recompute.recomputed_flops`.
 
     Returns:
         Floating-point operations for one sample.
     """
     linear = 3 if training == "full" else 2
-    steps = linear * forward.linear + 3 * forward.attention
-    return steps + (forward.total if recompute else 0.0)
+    return linear * forward.linear + 3 * (forward.attention + forward.adapters) + again

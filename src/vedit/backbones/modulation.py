@@ -145,19 +145,25 @@ class _AddGated(torch.autograd.Function):
         out = torch.empty_like(x)
         for g, run in _runs(lengths):
             torch.addcmul(x[:, run], update[:, run], gate[:, g, None], out=out[:, run])
-        ctx.save_for_backward(update, gate)
-        ctx.lengths = lengths
+        # Only the gradient of a gate reads the update. A frozen gate is kept by hand: what a
+        # recomputation need not save last lets it stop before the product that made the update.
+        ctx.gate = None if ctx.needs_input_grad[2] else gate
+        if ctx.gate is None:
+            ctx.save_for_backward(update, gate)
+        ctx.lengths, ctx.dtype = lengths, update.dtype
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        update, gate = ctx.saved_tensors
-        to_update = torch.empty_like(update) if ctx.needs_input_grad[1] else None
-        to_gate = torch.empty_like(gate) if ctx.needs_input_grad[2] else None
-        for g, run in _runs(ctx.lengths):
-            if to_update is not None:
+        update, gate = ctx.saved_tensors if ctx.gate is None else (None, ctx.gate)
+        to_update = to_gate = None
+        if ctx.needs_input_grad[1]:
+            to_update = torch.empty_like(gradient, dtype=ctx.dtype)
+            for g, run in _runs(ctx.lengths):
                 torch.mul(gradient[:, run], gate[:, g, None], out=to_update[:, run])
-            if to_gate is not None:
+        if update is not None:
+            to_gate = torch.empty_like(gate)
+            for g, run in _runs(ctx.lengths):
                 to_gate[:, g] = (gradient[:, run].to(gate.dtype) * update[:, run]).sum(1)
         return gradient, to_update, to_gate, None

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from vedit.attention import Kernel, KernelName, choose_kernel
 from vedit.backbones.base import Backbone, BackboneSpec, Half
@@ -19,6 +18,7 @@ from vedit.backbones.blocks import Block, BlockShape, CrossBlock
 from vedit.backbones.layers import Surroundings
 from vedit.backbones.modulation import modulated_norm
 from vedit.backbones.norm import at_least_float32
+from vedit.backbones.recompute import Recompute, spread
 from vedit.backbones.rope import rotation
 from vedit.errors import ConfigError
 from vedit.parallel.ulysses import Share, own_draws, share_of
@@ -104,8 +104,8 @@ class WanDiT(Backbone):
         eps: of every normalisation.
         weights: folder or hub id in diffusers' layout; None starts from random weights.
         block: makes a block from its shape.
-        gradient_checkpointing: recompute each block in the backward pass instead of keeping its
-            activations.
+        recompute: which activations the backward pass computes again instead of finding them kept;
+            null keeps all.
         attention: kernel to use; "auto" takes the best that is installed.
         input_half: channels to take of the weights' input convolution where it is made for latents
             concatenated along channels: "first" for the noisy ones; null takes it whole.
@@ -129,7 +129,7 @@ class WanDiT(Backbone):
         eps: float = 1e-6,
         weights: str | None = None,
         block: Callable[[BlockShape], Block] = CrossBlock,
-        gradient_checkpointing: bool = False,
+        recompute: Recompute | None = None,
         attention: KernelName = "auto",
         input_half: Half | None = None,
     ) -> None:
@@ -147,7 +147,6 @@ class WanDiT(Backbone):
         shape = BlockShape(width, num_attention_heads, ffn_dim, cross_attn_norm, eps)
 
         self.weights = weights
-        self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.input_half = input_half
         self.head_width = attention_head_dim
@@ -155,6 +154,7 @@ class WanDiT(Backbone):
         self.patch_embedding = nn.Conv3d(in_channels, width, kernel_size=patch, stride=patch)
         self.condition_embedder = TimeEmbedding(freq_dim, width)
         self.blocks = nn.ModuleList([block(shape) for _ in range(num_layers)])
+        self.recompute = spread(recompute, self.blocks)
         self.proj_out = nn.Linear(width, out_channels * math.prod(patch))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
         self.spec = BackboneSpec(
@@ -256,11 +256,8 @@ class WanDiT(Backbone):
 
     def _through_blocks(self, x: Tensor, around: Surroundings) -> Tensor:
         with own_draws(around.share if self.training else None, x.device):
-            for block in self.blocks:
-                if self.gradient_checkpointing and torch.is_grad_enabled():
-                    x = checkpoint(block, x, around, use_reentrant=False)
-                else:
-                    x = block(x, around)
+            for block, strategy in zip(self.blocks, self.recompute, strict=True):
+                x = block(x, around) if strategy is None else strategy.call(block, x, around)
         return x
 
     def _head(self, x: Tensor, embedding: Tensor) -> Tensor:

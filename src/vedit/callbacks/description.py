@@ -7,7 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from vedit.backbones.flops import Training, forward_flops, step_flops
+from vedit.backbones.flops import (
+    Training,
+    adapter_flops,
+    ends_unread,
+    forward_flops,
+    step_flops,
+)
+from vedit.backbones.recompute import recomputed_flops
 from vedit.callbacks.parameters import PartRow, ffn_width, part_rows, published_parameters
 from vedit.errors import ConfigError
 from vedit.tokens import Grid, Segment, TokenSequence
@@ -46,7 +53,7 @@ class Description:
         transformer: parameters of the pretrained transformer as published, text projection
             included.
         forward_flops: of the backbone, one sample.
-        step_flops: of a training step, one sample.
+        step_flops: of a training step, one sample, with what is computed again.
         attention_share: of the forward operations.
     """
 
@@ -134,23 +141,27 @@ def describe(system: Any, frames: int, height: int, width: int, references: int 
     sequence = twin_sequence(system, grid, references, lengths)
     attends = system.model.backbone.spec.cross_attention and sequence.context is not None
     attended = sum(lengths.values()) if attends else 0
+    backbone, layout = system.model.backbone, sequence.pack().layout
     forward = forward_flops(
-        sequence.pack().layout,
+        layout,
         attended,
-        system.model.backbone.spec.width,
-        ffn_width(system.model.backbone),
-        system.model.backbone.spec.blocks,
+        backbone.spec.width,
+        ffn_width(backbone),
+        backbone.spec.blocks,
+        adapter_flops(backbone.blocks, sum(layout.lengths), attended),
+        ends_unread(backbone.blocks[0]),
     )
-    recompute = bool(getattr(system.model.backbone, "gradient_checkpointing", False))
+    training = how_trained(backbone)
+    again = recomputed_flops(backbone.recompute, forward)
     return Description(
         video=(frames, height, width),
         latents=(system.codec.latent_channels, *grid),
         segments=tuple(_segment_row(segment, sequence) for segment in sequence.segments),
         context_tokens=attended or None,
         parts=part_rows(system),
-        transformer=published_parameters(system.model.backbone),
+        transformer=published_parameters(backbone),
         forward_flops=forward.total,
-        step_flops=step_flops(forward, how_trained(system.model.backbone), recompute),
+        step_flops=step_flops(forward, training, again),
         attention_share=forward.attention / forward.total,
     )
 

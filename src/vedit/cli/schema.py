@@ -27,6 +27,7 @@ from vedit.cli.hints import (
     literals,
     name_of,
 )
+from vedit.cli.renamed import instead_of
 from vedit.cli.yaml_file import Tree
 from vedit.errors import nearest
 
@@ -224,7 +225,7 @@ class Checker:
         _PASSED.add(passed)
 
     def _unknown(self, key: str, name: str, hints: Mapping[str, Any]) -> NoReturn:
-        close = nearest(name, hints)
+        close = instead_of(name) or nearest(name, hints)
         known = "" if close else f" There are: {', '.join(hints) or 'none'}"
         self._fail(key, f"unknown key.{close}{known}")
 

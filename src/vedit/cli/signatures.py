@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vedit.cli.extends import Composed
+from vedit.cli.renamed import instead_of
 from vedit.errors import nearest
 
 TOP = {
@@ -76,7 +77,7 @@ def _check_keys(
         return
     for name in tree:
         if name not in known.names:
-            close = nearest(str(name), known.names)
+            close = instead_of(str(name)) or nearest(str(name), known.names)
             rest = "" if close else f" There are: {', '.join(known.names) or 'none'}"
             raise composed.error(f"{key}.{name}", f"unknown key.{close}{rest}")
 
