@@ -15,6 +15,7 @@ from vedit import __version__
 from vedit.backbones.base import Backbone, BackboneSpec
 from vedit.batch import Conditions, EditBatch
 from vedit.codecs.base import Codec
+from vedit.compilation import CompileBlocks
 from vedit.conditioning.base import Injection
 from vedit.context.base import ContextEncoder, check_streams
 from vedit.errors import ConfigError, DataError
@@ -40,6 +41,7 @@ class Assembly(LightningModule):
         injections: slot to what makes its injection, in the order in which they act.
         finetune: what trains of each part, and how.
         init_from: a checkpoint, a run's folder or a folder of safetensors to start from.
+        compile: how the backbone's blocks are compiled; None leaves them as they are.
         seed: of the weights that nothing is loaded into. Those of a part depend on it and on the
             part alone, so that a random tower is the same in every stage of a curriculum, and when
             a checkpoint, which does not hold what is frozen, is edited with.
@@ -62,6 +64,7 @@ class Assembly(LightningModule):
         injections: Mapping[str, Callable[[BackboneSpec], Injection]],
         finetune: FinetunePlan,
         init_from: str | None = None,
+        compile: CompileBlocks | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -71,6 +74,7 @@ class Assembly(LightningModule):
             raise ConfigError("model.instruction: needs model.context, which is null")
         self.make_context = context if "instruction" in injections else None
         self.finetune, self.init_from, self.seed = finetune, init_from, seed
+        self.compile_blocks = compile
         self.strict_loading = False  # a checkpoint holds what trains; on_load_checkpoint is strict
         self.config: dict[str, Any] | None = None
         self.model: EditModel | None = None
@@ -90,7 +94,7 @@ class Assembly(LightningModule):
             self.build()
 
     def build(self, meta: bool = False) -> None:
-        """Build, load strictly, start from `init_from`, then apply the finetuning plan.
+        """Build, load strictly, start from `init_from`, apply the finetuning plan, compile.
 
         Args:
             meta: shapes only: no memory, no weights, no `init_from`.
@@ -118,6 +122,8 @@ class Assembly(LightningModule):
                     self._replace_part(name, finetune.apply(part))
         if rest:
             restore(self.parts(), rest, f"model.init_from: {init}", complete=False)
+        if self.compile_blocks is not None and not meta:
+            self.compile_blocks.apply(self.model.backbone)
 
     def _check_fit(self, spec: BackboneSpec) -> None:
         assert self.codec is not None

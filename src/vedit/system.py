@@ -19,6 +19,7 @@ from vedit.assembly import Assembly
 from vedit.backbones.base import Backbone, BackboneSpec
 from vedit.batch import Conditions, EditBatch
 from vedit.codecs.base import Codec
+from vedit.compilation import CompileBlocks
 from vedit.conditioning.base import Injection
 from vedit.conditioning.dropout import ConditionDropout
 from vedit.conditioning.null import replace_rows, twice
@@ -57,6 +58,7 @@ class EditSystem(Assembly):
         optimizer: makes the optimizer from the parameters that train.
         lr_scheduler: makes the learning-rate schedule, stepped once an optimizer step.
         init_from: a checkpoint, a run's folder or a folder of safetensors to start from.
+        compile: compiles the backbone's blocks; null runs them as they are.
         seed: start of every random stream of training.
     """
 
@@ -80,12 +82,13 @@ class EditSystem(Assembly):
         optimizer: Callable[[Iterable], Optimizer],
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         init_from: str | None = None,
+        compile: CompileBlocks | None = None,
         seed: int = 0,
     ) -> None:
         slots = {"instruction": instruction, "source": source, "mask": mask}
         slots |= {"reference": reference, **(extra or {})}
         injections = {name: make for name, make in slots.items() if make is not None}
-        super().__init__(backbone, codec, context, injections, finetune, init_from, seed)
+        super().__init__(backbone, codec, context, injections, finetune, init_from, compile, seed)
         self.noise_levels, self.weighting, self.sampler = noise_levels, weighting, sampler
         self.guidance, self.dropout = guidance, dropout
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler

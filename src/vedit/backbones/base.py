@@ -82,6 +82,7 @@ class Backbone(nn.Module, ABC):
         recompute: how each block spares memory (`vedit.backbones.recompute`); empty for none.
         context_group: the ranks that share every sequence among them, all given the same; None is
             a rank for itself. Set before the first forward pass (`vedit.parallel.ulysses`).
+        compiled: whether the blocks are compiled (`vedit.compilation`).
     """
 
     spec: BackboneSpec
@@ -89,6 +90,7 @@ class Backbone(nn.Module, ABC):
     blocks: nn.ModuleList
     context_group: ProcessGroup | None = None
     recompute: Sequence[Recompute | None] = ()
+    compiled: bool = False
 
     @abstractmethod
     def embed(self, latents: Tensor) -> tuple[Tensor, Grid]:

@@ -22,7 +22,7 @@ class Surroundings:
     Attributes:
         modulation: (B, G, 6, D), one row per sample and run of `lengths`.
         lengths: tokens of each segment that the blocks are given.
-        rotation: (N, head width / 2) complex, from `vedit.backbones.rope.rotation`, of the tokens
+        rotation: (N, head width / 2, 2), from `vedit.backbones.rope.rotation`, of the tokens
             that the blocks are given.
         layout: lengths and visibility of the segments.
         context: what cross-attention attends to, None for nothing.

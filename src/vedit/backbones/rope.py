@@ -36,7 +36,7 @@ def rotation(positions: Tensor, head_width: int, theta: float = 10000.0) -> Tens
         theta: base of the frequencies.
 
     Returns:
-        (N, head_width / 2) complex128, cos + i sin of the angles.
+        (N, head_width / 2, 2) float64, cosine and sine of the angles.
     """
     # Not every device has float64 (Apple's has none); the table is small enough for the CPU.
     exact = positions.cpu() if positions.device.type == "mps" else positions
@@ -45,7 +45,7 @@ def rotation(positions: Tensor, head_width: int, theta: float = 10000.0) -> Tens
         steps = torch.arange(0, width, 2, dtype=torch.float64, device=exact.device)
         angles.append(exact[:, axis, None] * theta ** (-steps / width))
     angle = torch.cat(angles, dim=1)
-    return torch.polar(torch.ones_like(angle), angle)
+    return torch.view_as_real(torch.polar(torch.ones_like(angle), angle))
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
     Args:
         x: (B, N, heads, head width); channels 2i and 2i+1 make a pair.
-        table: (N, head width / 2) complex, from `rotation`, in the precision to compute with.
+        table: (N, head width / 2, 2), from `rotation`, in the precision to compute with.
 
     Returns:
         (B, N, heads, head width) in the dtype of `x`.
@@ -62,13 +62,13 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
         return plain_rotate(x, table)
     pairs = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
     # One complex product is one pass over memory, where the real formula is seven strided ones.
-    turned = torch.view_as_complex(pairs) * table[:, None]
+    turned = torch.view_as_complex(pairs) * torch.view_as_complex(table)[:, None]
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
 def plain_rotate(x: Tensor, table: Tensor) -> Tensor:
     """`rotate` in real numbers."""
-    cos, sin = table.real[:, None], table.imag[:, None]
+    cos, sin = table[:, None].unbind(-1)
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     out = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
     return out.flatten(-2).to(x.dtype)

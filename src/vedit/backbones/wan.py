@@ -225,11 +225,12 @@ class WanDiT(Backbone):
             x, positions = share.of(x, 1), share.of(positions, 0)
             segments, lengths = share.runs(lengths)
             modulation = modulation[:, segments]
+        x = self._alike(x)
         around = Surroundings(
             modulation=modulation,
             lengths=lengths,
             rotation=rotation(positions, self.head_width).to(
-                x.device, torch.promote_types(x.dtype, torch.float32).to_complex()
+                x.device, torch.promote_types(x.dtype, torch.float32)
             ),
             layout=packed.layout,
             context=sequence.context,
@@ -258,6 +259,15 @@ class WanDiT(Backbone):
         with own_draws(around.share if self.training else None, x.device):
             for block, strategy in zip(self.blocks, self.recompute, strict=True):
                 x = block(x, around) if strategy is None else strategy.call(block, x, around)
+        return x
+
+    def _alike(self, x: Tensor) -> Tensor:
+        """The tokens, with a gradient if blocks are compiled: all but the first read such tokens.
+
+        A frozen embedding gives none, and the first block would be compiled for itself.
+        """
+        if self.compiled and torch.is_grad_enabled() and not x.requires_grad:
+            return x.requires_grad_()
         return x
 
     def _head(self, x: Tensor, embedding: Tensor) -> Tensor:
