@@ -15,7 +15,7 @@ class MuonAdamW(Optimizer):
     2025, section 2.2), so that one learning rate suits both halves.
 
     Args:
-        params: parameters to train.
+        params: parameters to train, or groups of them with settings of their own.
         lr: learning rate of both halves.
         momentum: of Muon.
         betas: of AdamW.
@@ -24,17 +24,16 @@ class MuonAdamW(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float = 1e-3,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.0,
     ) -> None:
-        every = list(params)
-        matrices = [p for p in every if p.ndim == 2]
-        others = [p for p in every if p.ndim != 2]
         self.halves: list[Optimizer] = []
-        super().__init__(every, {"lr": lr})
+        super().__init__(params, {"lr": lr})
+        matrices = _those(self.param_groups, lambda p: p.ndim == 2)
+        others = _those(self.param_groups, lambda p: p.ndim != 2)
         if matrices:
             self.halves.append(
                 Muon(
@@ -79,3 +78,11 @@ class MuonAdamW(Optimizer):
         for half, state in zip(self.halves, state_dict["halves"], strict=True):
             half.load_state_dict(state)
         self.param_groups = [group for half in self.halves for group in half.param_groups]
+
+
+def _those(
+    groups: Iterable[dict[str, Any]], wanted: Callable[[Tensor], bool]
+) -> list[dict[str, Any]]:
+    """The groups with the wanted parameters alone; none that would be empty."""
+    parted = [{**group, "params": [p for p in group["params"] if wanted(p)]} for group in groups]
+    return [group for group in parted if group["params"]]

@@ -32,6 +32,7 @@ from vedit.flow.noise_levels import NoiseLevels
 from vedit.flow.path import interpolate, velocity
 from vedit.flow.sampler import Sampler
 from vedit.flow.weighting import Weighting
+from vedit.parameter_groups import ParameterGroup, grouped, keep_ratios
 from vedit.transfer import sent
 
 VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -56,6 +57,8 @@ class EditSystem(Assembly):
         dropout: probability with which each condition is left out in training.
         finetune: what trains, and how.
         optimizer: makes the optimizer from the parameters that train.
+        parameter_groups: parameters with a learning rate or weight decay of their own, by patterns
+            of names; the first that matches counts.
         lr_scheduler: makes the learning-rate schedule, stepped once an optimizer step.
         init_from: a checkpoint, a run's folder or a folder of safetensors to start from.
         compile: compiles the backbone's blocks; null runs them as they are.
@@ -80,6 +83,7 @@ class EditSystem(Assembly):
         dropout: ConditionDropout = ConditionDropout(),  # noqa: B008 (frozen)
         finetune: FinetunePlan = FinetunePlan(),  # noqa: B008 (frozen)
         optimizer: Callable[[Iterable], Optimizer],
+        parameter_groups: list[ParameterGroup] | None = None,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         init_from: str | None = None,
         compile: CompileBlocks | None = None,
@@ -92,16 +96,23 @@ class EditSystem(Assembly):
         self.noise_levels, self.weighting, self.sampler = noise_levels, weighting, sampler
         self.guidance, self.dropout = guidance, dropout
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
+        self.parameter_groups = tuple(parameter_groups or ())
 
     def configure_optimizers(self) -> Any:
         """The configured optimizer over what trains, its schedule stepped at every step."""
-        trainable = [p for p in self.parameters() if p.requires_grad]
+        trainable = {name: p for name, p in self.named_parameters() if p.requires_grad}
         if not trainable:
             raise ConfigError("model.finetune: nothing trains; choose Full or LoRA for some part")
-        optimizer = self.make_optimizer(trainable)
+        groups: list[Any] = list(trainable.values())
+        if self.parameter_groups:
+            frozen = dict(self.named_parameters()).keys() - trainable
+            groups = grouped(trainable, self.parameter_groups, frozen)
+        optimizer = self.make_optimizer(groups)
         if self.make_lr_scheduler is None:
             return optimizer
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
         scheduler = self.make_lr_scheduler(optimizer)
+        keep_ratios(optimizer, rates)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -113,7 +113,7 @@ class Checker:
         if isinstance(value, Mapping):
             return self._mapping(options, value, key, hint)
         if isinstance(value, list):
-            inner = [o for o in options if is_list(o) and kinds_of(item_of(o))]
+            inner = [o for o in options if is_list(o) and _is_checked(item_of(o))]
             if inner:
                 return [self.value(item_of(inner[0]), v, f"{key}.{i}") for i, v in enumerate(value)]
         bases = kinds_of(hint)
@@ -231,6 +231,11 @@ class Checker:
 
     def _fail(self, key: str, problem: str) -> NoReturn:
         raise self.composed.error(key, problem)
+
+
+def _is_checked(hint: Any) -> bool:
+    """Whether values of that type are walked into."""
+    return bool(kinds_of(hint)) or dataclasses.is_dataclass(hint)
 
 
 def _reason(hint: Any, error: Exception) -> str:
