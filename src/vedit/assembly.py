@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.optim import Optimizer
 
 from vedit import __version__
 from vedit.backbones.base import Backbone, BackboneSpec
@@ -18,12 +19,14 @@ from vedit.codecs.base import Codec
 from vedit.compilation import CompileBlocks
 from vedit.conditioning.base import Injection
 from vedit.context.base import ContextEncoder, check_streams
+from vedit.distributed.checkpoint_io import reading_folders
 from vedit.errors import ConfigError, DataError
 from vedit.finetune.base import Finetune
 from vedit.finetune.plan import FinetunePlan
 from vedit.finetune.trained import restore, start_from, trained_state
 from vedit.flow.draws import drawn_from
 from vedit.model import EditModel, materialise
+from vedit.parallel.gradients import clip_by_norm, clip_by_value, in_pieces
 from vedit.precision import adapted
 from vedit.tokens import Grid
 from vedit.twin import tokens_of
@@ -87,6 +90,7 @@ class Assembly(LightningModule):
         """Take over a true half precision, before Lightning has it build the parts."""
         strategy = self.trainer.strategy
         strategy.precision_plugin = adapted(strategy.precision_plugin)
+        strategy.checkpoint_io = reading_folders(strategy.checkpoint_io)
 
     def configure_model(self) -> None:
         """Build the parts with their weights; Lightning calls it once the device is known."""
@@ -155,6 +159,45 @@ class Assembly(LightningModule):
     def _replace_part(self, name: str, part: nn.Module) -> None:
         owner, _, attribute = name.rpartition(".")
         setattr(self.get_submodule(owner), attribute, part)
+
+    # --- several devices ----------------------------------------------------------------------
+
+    def sharding_units(self) -> tuple[nn.Module, Sequence[nn.Module]]:
+        """The model, and the blocks in it whose weights are gathered one after the other."""
+        assert self.model is not None, "configure_model() comes first"
+        return self.model, list(self.model.backbone.blocks)
+
+    def share_tokens(self, group: distributed.ProcessGroup | None) -> None:
+        """Have the backbone share the tokens of each sample with other ranks.
+
+        Args:
+            group: those ranks, this one among them; None for nobody.
+        """
+        assert self.model is not None, "configure_model() comes first"
+        self.model.backbone.context_group = group
+
+    @property
+    def data_rank(self) -> int:
+        """Which part of the samples is this rank's; ranks that share tokens have the same one."""
+        given = self.trainer.distributed_sampler_kwargs or {"rank": 0}
+        return int(given["rank"])
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients, also where they lie in pieces: by the norm of the whole."""
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        if not gradient_clip_val or not in_pieces(trained):
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )
+        elif gradient_clip_algorithm == "value":
+            clip_by_value(trained, float(gradient_clip_val))
+        else:
+            clip_by_norm(trained, float(gradient_clip_val))
 
     # --- weights that train -------------------------------------------------------------------
 

@@ -242,7 +242,7 @@ class EditSystem(Assembly):
         """Streams that depend on the step alone: one for this rank, one that all ranks share."""
         micro = batch_idx % self.trainer.accumulate_grad_batches
         shared = seed_of(self.seed, self.global_step, micro)
-        mine = seed_of(self.seed, self.global_step, micro, "rank", self.global_rank)
+        mine = seed_of(self.seed, self.global_step, micro, "rank", self.data_rank)
         return torch.Generator().manual_seed(mine), torch.Generator().manual_seed(shared)
 
     def _kept(self, batch: EditBatch, shared: torch.Generator) -> EditBatch:

@@ -46,7 +46,8 @@ def sinusoid(t: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
 def unpatchify(patches: Tensor, grid: Grid, patch: tuple[int, int, int]) -> Tensor:
     """Patches (B, N, pt * ph * pw * C) to latents (B, C, t, h, w)."""
     x = patches.unflatten(2, (*patch, -1)).unflatten(1, grid)
-    return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+    sizes = [cells * size for cells, size in zip(grid, patch, strict=True)]
+    return x.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(len(x), -1, *sizes)
 
 
 class _TimeMLP(nn.Module):

@@ -15,7 +15,7 @@ from vedit.data.transforms import Letterbox, ReferenceTransform
 from vedit.editor.reference import reference_transform
 from vedit.editor.wrong_class import find_wrong
 from vedit.errors import ConfigError, DataError, VeditError, WeightsError, nearest
-from vedit.finetune.checkpoint_file import read_checkpoint
+from vedit.finetune.checkpoint_file import is_checkpoint, read_checkpoint
 from vedit.released import Released, read_released
 
 if TYPE_CHECKING:
@@ -51,21 +51,21 @@ class Trained:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint file that a run's folder, its ``checkpoints`` folder or a file means.
+    """The checkpoint that a run's folder, its ``checkpoints`` folder or a checkpoint itself means.
 
-    Of several files ``last.ckpt`` is taken, or else the newest.
+    Of several ``last.ckpt`` is taken, or else the newest.
 
     Args:
         path: Any of the three.
 
     Returns:
-        The file.
+        The file, or the folder that several ranks wrote.
 
     Raises:
         WeightsError: There is none.
     """
     path = Path(path)
-    if path.is_file():
+    if is_checkpoint(path):
         return path
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -74,7 +74,7 @@ def find_checkpoint(path: str | Path) -> Path:
     folders = (path / "checkpoints", path)
     for folder in folders:
         files = sorted(folder.glob("*.ckpt"), key=lambda f: f.stat().st_mtime)
-        files = [f for f in files if f.is_file()]
+        files = [f for f in files if is_checkpoint(f)]
         if files:
             return next((f for f in files if f.name == "last.ckpt"), files[-1])
     raise WeightsError(

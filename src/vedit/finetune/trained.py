@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vedit.errors import WeightsError, nearest
 from vedit.finetune.adapter_file import from_adapter_file
 from vedit.finetune.base import Finetune
-from vedit.finetune.checkpoint_file import read_checkpoint
+from vedit.finetune.checkpoint_file import is_checkpoint, read_checkpoint
 from vedit.weights import ROOT, tensors
 
 log = logging.getLogger(__name__)
@@ -114,11 +114,11 @@ def read_trained(path: str | Path) -> dict[str, Tensor]:
         WeightsError: if nothing of the kind is there, or it is damaged.
     """
     path = _found(path)
-    if path.is_dir() and (path / "checkpoints" / "last.ckpt").is_file():
+    if path.is_dir() and is_checkpoint(path / "checkpoints" / "last.ckpt"):
         path = path / "checkpoints" / "last.ckpt"
-    if path.is_dir():
+    if path.is_dir() and not is_checkpoint(path):
         return dict(tensors(path))
-    if not path.is_file():
+    if not path.exists():
         raise WeightsError(
             f"{path}: no such checkpoint or folder (looked in {Path.cwd()} and {ROOT})"
         )

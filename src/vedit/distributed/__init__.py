@@ -1,0 +1,1 @@
+"""Training on several devices, as Lightning is told of it."""
