@@ -47,7 +47,9 @@ BLOCKS = {
 
 # The compiler warns of what it does itself.
 COMPILES = pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor", "ignore:`torch.jit.script_method` is deprecated"
+    "ignore:The .grad attribute of a Tensor",
+    "ignore:`torch.jit.script_method` is deprecated",
+    "ignore:.*should not be instantiated",
 )
 
 

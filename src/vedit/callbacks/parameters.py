@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from vedit.backbones.base import Backbone, BackboneSpec
 from vedit.backbones.blocks import BlockShape, CrossBlock
 from vedit.backbones.wan import WanDiT
+from vedit.finetune.stored_linear import StoredLinear
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ def text_projection_parameters(spec: BackboneSpec) -> int:
 
 def ffn_width(backbone: Backbone) -> int:
     """Hidden width of the feed-forward layers: the wider side of their first matrix."""
-    for name, parameter in backbone.blocks[0].named_parameters():
-        if "ffn" in name and parameter.dim() == 2 and not _is_adapter(name):
-            return max(parameter.shape)
+    for name, layer in backbone.blocks[0].named_modules():
+        if "ffn" in name and isinstance(layer, nn.Linear) and not _is_adapter(name):
+            return max(layer.in_features, layer.out_features)
     return 4 * backbone.spec.width
 
 
@@ -83,10 +85,19 @@ def _pretrained_block(backbone: WanDiT) -> CrossBlock:
 def _sizes(module: nn.Module) -> dict[str, int]:
     """Parameters by name, adapters left out and what they wrap under its own name."""
     return {
-        name.replace(".base_layer", ""): parameter.numel()
-        for name, parameter in module.named_parameters()
+        name.replace(".base_layer", ""): size
+        for name, size, _ in _numbers(module)
         if not _is_adapter(name)
     }
+
+
+def _numbers(module: nn.Module) -> Iterator[tuple[str, int, bool]]:
+    """Name, size and whether it trains, of each parameter and of each weight in fewer bits."""
+    for name, parameter in module.named_parameters():
+        yield name, parameter.numel(), parameter.requires_grad
+    for name, layer in module.named_modules():
+        if isinstance(layer, StoredLinear):
+            yield f"{name}.weight".lstrip("."), layer.in_features * layer.out_features, False
 
 
 def _is_adapter(name: str) -> bool:
@@ -95,6 +106,6 @@ def _is_adapter(name: str) -> bool:
 
 def _part_row(name: str, module: nn.Module) -> PartRow:
     counts = {True: 0, False: 0}
-    for parameter in module.parameters():
-        counts[parameter.requires_grad] += parameter.numel()
+    for _, size, trains in _numbers(module):
+        counts[trains] += size
     return PartRow(name, counts[True], counts[False])

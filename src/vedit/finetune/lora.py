@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from vedit.errors import ConfigError, nearest
 from vedit.finetune.base import Finetune, copy_in
+from vedit.finetune.storage import Storage
+from vedit.finetune.stored_linear import restore_dense, store
 
 ADAPTER = "default"
 ADAPTABLE = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -38,6 +40,8 @@ class LoRA(Finetune):
             match the whole name.
         exclude: the same for layers to leave out.
         init: how A and B start; "default" draws A uniformly and sets B to zero.
+        base: fewer bits for the frozen weights, such as `BFloat16`, `Float8` or `NF4`; null leaves
+            them as they were loaded.
     """
 
     def __init__(
@@ -48,11 +52,12 @@ class LoRA(Finetune):
         targets: list[str] | str = ["to_q", "to_k", "to_v", "to_out.0"],  # noqa: B006 (copied)
         exclude: list[str] | str | None = None,
         init: Literal["default", "gaussian", "pissa", "olora", "orthogonal"] = "default",
+        base: Storage | None = None,
     ) -> None:
         if rank < 1:
             raise ConfigError(f"LoRA rank is {rank}, expected 1 or more.")
         self.rank, self.dropout, self.init = rank, dropout, init
-        self.alpha = float(rank if alpha is None else alpha)
+        self.alpha, self.base = float(rank if alpha is None else alpha), base
         self.targets = targets if isinstance(targets, str) else list(targets)
         self.exclude = exclude if isinstance(exclude, str) else list(exclude or [])
 
@@ -87,6 +92,8 @@ class LoRA(Finetune):
             if _is_adapter(name):
                 wide = torch.promote_types(parameter.dtype, torch.float32)
                 parameter.data = parameter.data.to(wide)
+        if self.base is not None:
+            store(module, self.base)
         _spare_casts(module)
         return module
 
@@ -130,9 +137,11 @@ def merge(module: nn.Module) -> nn.Module:
 
     Returns:
         The module, changed in place: its layers and names are those it had before `LoRA.apply`.
+        Weights in fewer bits are dense again, as rounding left them.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    restore_dense(module)
     adapted = [(n, m) for n, m in module.named_modules() if isinstance(m, BaseTunerLayer)]
     for name, layer in adapted:
         layer.merge(safe_merge=True)
