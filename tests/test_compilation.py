@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from tests.tiny import built, make_batch
 from tests.wan import tiny
+from torch._dynamo.backends.common import aot_autograd
+from torch._inductor.decomposition import select_decomp_table
 from torch.utils.checkpoint import checkpoint
 
 from vedit.backbones.blocks import CrossBlock, DualCrossBlock, UnifiedBlock
@@ -120,6 +123,36 @@ def test_no_complex_numbers_inside():
     dtypes = {value.dtype for value in values if isinstance(value, torch.Tensor)}
     assert torch.float32 in dtypes
     assert not any(dtype.is_complex for dtype in dtypes)
+
+
+def test_what_is_kept_for_the_backward_pass_is_in_half_precision():
+    """Nothing as large as the tokens is kept in float32: neither norms nor rows of modulation."""
+    kept = []
+
+    def forward(graph, inputs):
+        (outputs,) = graph.graph.output_node().args
+        kept.extend(node.meta["val"] for node in outputs)
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(
+        fw_compiler=forward,
+        bw_compiler=lambda graph, inputs: make_boxed_func(graph.forward),
+        partition_fn=min_cut_rematerialization_partition,
+        decompositions=select_decomp_table,
+    )
+    model = tiny(num_layers=1).bfloat16()
+    LoRA(rank=4).apply(model)
+    twin, _ = compiled(model, backend=backend)
+    sequence = given(tiny())
+    segments = tuple(replace(s, tokens=s.tokens.detach().bfloat16()) for s in sequence.segments)
+    context = Context(sequence.context.tokens.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        twin(replace(sequence, segments=segments, context=context)).sum().backward()
+    tokens = segments[0].tokens.numel() * len(segments)
+    wide = [x for x in kept if isinstance(x, torch.Tensor) and x.dtype == torch.float32]
+    assert wide
+    # The table of rotations is one for all blocks, and no wider than one head.
+    assert all(x.numel() < tokens or x.shape[1:] == (1, 16) for x in wide), wide
 
 
 def test_sizes_are_compiled_at_most_twice_and_never_again():

@@ -6,6 +6,7 @@ from tests.attention.reference import KERNELS, LAYOUT, LENGTHS, by_hand, dense_m
 
 from vedit.attention import attention
 from vedit.attention.blocks import split_into_blocks
+from vedit.attention.sdpa import cudnn
 from vedit.tokens import AttentionLayout
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -98,3 +99,10 @@ def test_samples_side_by_side_are_not_copied():
     assert [block.q.shape[1] for block in blocks] == [9, 3]
     for block in blocks:
         assert block.k.untyped_storage().data_ptr() == k.untyped_storage().data_ptr()
+
+
+def test_the_order_of_backends_goes_into_a_compiled_graph():
+    """A context manager inside a block must not break its graph, whatever the device."""
+    q, k, v = qkv()
+    compiled = torch.compile(cudnn, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(q, k, v, None), cudnn(q, k, v, None))

@@ -14,7 +14,7 @@ from vedit.backbones.modulation import (
 from vedit.backbones.norm import LayerNorm, RMSNorm
 
 EPS = 1e-6
-CASES = [(1, (5,)), (3, (5,)), (2, (2, 4, 1))]
+CASES = [(1, (5,)), (3, (5,)), (2, (2, 4, 1)), (2, (1, 2, 1, 1, 3, 1, 1, 2, 1, 4))]
 
 
 def rows(batch, lengths, dtype=torch.float64):

@@ -61,17 +61,24 @@ def add_gated(x: Tensor, update: Tensor, gate: Tensor, lengths: Lengths) -> Tens
 def plain_modulated_norm(
     x: Tensor, shift: Tensor, scale: Tensor, lengths: Lengths, eps: float
 ) -> Tensor:
-    """`modulated_norm` in plain operators."""
-    normed = F.layer_norm(at_least_float32(x), x.shape[-1:], eps=eps)
-    rows = zip(shift.split(1, 1), scale.split(1, 1), normed.split(lengths, 1), strict=True)
-    return torch.cat([run * (1 + gain) + offset for offset, gain, run in rows], 1).to(x.dtype)
+    """`modulated_norm` in plain operators.
+
+    Each run is normalised by itself: norm and row become one loop, and what the backward pass finds
+    cheapest to keep is the half-precision input. Normalised as one, it would be its float32 result.
+    """
+    rows = zip(shift.split(1, 1), scale.split(1, 1), x.split(lengths, 1), strict=True)
+    done = [
+        F.layer_norm(at_least_float32(run), x.shape[-1:], eps=eps) * (1 + gain) + offset
+        for offset, gain, run in rows
+    ]
+    return torch.cat([run.to(x.dtype) for run in done], 1)
 
 
 def plain_add_gated(x: Tensor, update: Tensor, gate: Tensor, lengths: Lengths) -> Tensor:
     """`add_gated` in plain operators."""
-    runs = zip(gate.split(1, 1), update.split(lengths, 1), strict=True)
-    gated = torch.cat([row * run for row, run in runs], 1)
-    return (at_least_float32(x) + gated).to(x.dtype)
+    runs = zip(gate.split(1, 1), x.split(lengths, 1), update.split(lengths, 1), strict=True)
+    done = [(at_least_float32(run) + row * more).to(x.dtype) for row, run, more in runs]
+    return torch.cat(done, 1)
 
 
 def _runs(lengths: Lengths) -> Iterator[tuple[int, slice]]:
