@@ -76,7 +76,7 @@ def twin_sequence(
     Args:
         system: built, on the meta device or not.
         grid: of the latents.
-        references: reference images, if the reference slot is configured.
+        references: reference images, if the reference slot is configured; 0 leaves it out.
         lengths: tokens of the context by stream.
         present: conditions that are there beside the instruction; None is every configured one.
 
@@ -92,8 +92,10 @@ def twin_sequence(
         for name, injection in injections.items()
         if name != "instruction" and (present is None or name in present)
     }
-    if "reference" in latents:
+    if references and "reference" in latents:
         latents["reference"] = torch.zeros(1, 1, references, *grid[1:])
+    else:
+        latents.pop("reference", None)
     streams = {n: Context(torch.zeros(1, length, TWIN_WIDTH)) for n, length in lengths.items()}
     main = streams.pop("", Context(torch.zeros(1, 0, TWIN_WIDTH)))
     context = replace(main, streams=streams) if system.context else None
