@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vedit.backbones.blocks import CrossBlock, DualCrossBlock, UnifiedBlock
 from vedit.compilation import CompileBlocks
+from vedit.errors import ConfigError
 from vedit.finetune.lora import LoRA
 from vedit.tokens import Context, Segment, TokenSequence, grid_positions
 
@@ -24,7 +25,8 @@ BLOCKS = {"cross": CrossBlock, "unified": UnifiedBlock, "dual": DualCrossBlock}
 @pytest.fixture(autouse=True)
 def fresh():
     torch._dynamo.reset()
-    yield
+    with torch._functorch.config.patch(activation_memory_budget=1.0):
+        yield
     torch._dynamo.reset()
 
 
@@ -206,6 +208,42 @@ def test_a_system_compiles_after_adapters_are_in():
     latents, sigma = torch.randn(2, 4, 2, 4, 6), torch.rand(2)
     outs = [s(latents, sigma, s.conditions(batch)) for s in (system, plain)]
     torch.testing.assert_close(*outs)
+
+
+def kept(model, sequence):
+    """Bytes that a forward pass leaves for the backward pass, parameters left out."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    found = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(sequence)
+    return sum(found.values())
+
+
+def test_a_share_of_activations_is_kept_and_gradients_stay():
+    model = tiny(num_layers=2)
+    LoRA(rank=4).apply(model)
+    results, sizes = [], []
+    for keep in (1.0, 0.5):
+        torch._dynamo.reset()
+        twin, _ = compiled(model, backend="aot_eager", keep=keep)
+        results.append(gradients(twin, given(twin, frames=8)))
+        sizes.append(kept(twin, given(twin, frames=8)))
+    assert sizes[1] < 0.65 * sizes[0]
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("keep", [0.0, 1.5])
+def test_a_share_out_of_range_names_what_keeps_nothing(keep):
+    with pytest.raises(ConfigError, match=r"keep is .* choose .* RecomputeBlocks"):
+        CompileBlocks(keep=keep)
 
 
 @pytest.mark.slow

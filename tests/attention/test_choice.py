@@ -9,10 +9,11 @@ from vedit.errors import ConfigError
 def machine(monkeypatch):
     """Pretend a CUDA device of some capability, with some packages installed."""
 
-    def pretend(capability=(9, 0), installed=()):
+    def pretend(capability=(9, 0), installed=(), loads=True):
         monkeypatch.setattr(choice, "_capability", lambda: capability)
         modules = {choice._MODULES[name] for name in installed}
         monkeypatch.setattr(choice, "_installed", lambda module: module in modules)
+        monkeypatch.setattr(choice, "_loads", lambda: loads)
         choose_kernel.cache_clear()
 
     yield pretend
@@ -31,15 +32,25 @@ def test_an_unknown_kernel_names_the_nearest():
         choose_kernel("cpu", torch.float32, "xformer")
 
 
-def test_hopper_prefers_cudnn_for_whole_sequences(machine):
+def test_hopper_prefers_flash_attention_4_then_cudnn(machine):
     machine()
     auto = choose_kernel("cuda", torch.bfloat16)
     assert auto.name == "cudnn"
-    assert "none of flash3, flash4, flash, xformers is installed" in auto.reason
+    assert "next choice (flash4: flash-attn-4 is not installed)" in auto.reason
+    assert "none of flash4, flash3, flash, xformers is installed" in auto.reason
+    machine(installed=["xformers"])
+    assert choose_kernel("cuda", torch.bfloat16).name == "cudnn + xformers"
     machine(installed=["xformers", "flash4"])
     auto = choose_kernel("cuda", torch.bfloat16)
-    assert auto.name == "cudnn + flash4"
+    assert auto.name == "flash4"
     assert "compute capability 9.0; flash4 takes segments of different lengths" in auto.reason
+
+
+def test_a_build_of_xformers_that_does_not_load_is_passed_over(machine):
+    machine(installed=["xformers"], loads=False)
+    assert choose_kernel("cuda", torch.bfloat16).name == "cudnn"
+    with pytest.raises(ConfigError, match="'xformers' was asked for, but this build of xformers"):
+        choose_kernel("cuda", torch.bfloat16, "xformers")
 
 
 def test_what_takes_no_float32_is_passed_over_with_the_reason(machine):

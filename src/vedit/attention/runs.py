@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from vedit.attention.blocks import Block
 
@@ -139,6 +140,15 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     wide = torch.promote_types(q.dtype, torch.float32)
     return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=wide)
+
+
+@register_flop_formula(torch.ops.vedit.attention_runs)
+def _flops(
+    q: Sequence[int], k: Any, v: Any, q_lengths: Any, k_lengths: Any, *rest: Any, **named: Any
+) -> int:
+    """Operations of a call on shapes; the compiler weighs what to compute again by them."""
+    pairs = sum(m * n for m, n in zip(q_lengths, k_lengths, strict=True))
+    return 4 * pairs * q[1] * q[2]
 
 
 @torch.library.custom_op("vedit::attention_runs_backward", mutates_args=())
