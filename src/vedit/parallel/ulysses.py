@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed._functional_collectives as collectives
@@ -28,6 +28,8 @@ from torch import Tensor, distributed
 from torch.distributed import ProcessGroup
 
 from vedit.errors import ConfigError
+
+Rows: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -116,13 +118,13 @@ class Share:
         own, ranks = self.counts[self.rank], len(self.counts)
         x = torch.stack(tensors).unflatten(3, (ranks, -1))  # (3, B, n, ranks, heads / ranks, w)
         x = x.permute(3, 2, 0, 1, 4, 5).flatten(0, 1)  # (ranks n, 3, B, heads / ranks, w)
-        x = _all_to_all(x, [own] * ranks, self.counts, self.group)
+        x = _all_to_all(x, (own,) * ranks, self.counts, self.group)
         return x.transpose(0, 2).unbind(1)
 
     def to_tokens(self, x: Tensor) -> Tensor:
         """Undo `to_heads`: (B, N, heads / ranks, w) to (B, n, heads, w)."""
         own, ranks = self.counts[self.rank], len(self.counts)
-        x = _all_to_all(x.transpose(0, 1), self.counts, [own] * ranks, self.group)
+        x = _all_to_all(x.transpose(0, 1), self.counts, (own,) * ranks, self.group)
         return x.unflatten(0, (ranks, own)).permute(2, 1, 0, 3, 4).flatten(2, 3)
 
     def gather(self, x: Tensor) -> Tensor:
@@ -130,7 +132,7 @@ class Share:
         own, ranks = self.counts[self.rank], len(self.counts)
         # Not torch's all-gather: that wants shares of one size, and has no gradient.
         copies = x.transpose(0, 1).repeat(ranks, 1, 1)
-        return _all_to_all(copies, [own] * ranks, self.counts, self.group).transpose(0, 1)
+        return _all_to_all(copies, (own,) * ranks, self.counts, self.group).transpose(0, 1)
 
 
 def share_of(tokens: int, heads: int, group: ProcessGroup) -> Share:
@@ -197,8 +199,26 @@ def own_draws(share: Share | None, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _all_to_all(x: Tensor, sent: Sequence[int], received: Sequence[int], group: str) -> Tensor:
-    """Send so many rows of `x` to each rank in turn, receive so many from each."""
-    # Of its name alone, for that is what a compiler can put into a graph.
-    named: Any = group
-    return collectives.all_to_all_single_autograd(x.contiguous(), list(received), list(sent), named)
+class _AllToAll(torch.autograd.Function):
+    """Send so many rows to each rank in turn, receive so many from each; backwards the reverse."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sent: Rows, received: Rows, group: str) -> Tensor:
+        ctx.sent, ctx.received, ctx.group = sent, received, group
+        return _exchange(x, sent, received, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return _exchange(gradient, ctx.received, ctx.sent, ctx.group), None, None, None
+
+
+def _all_to_all(x: Tensor, sent: Rows, received: Rows, group: str) -> Tensor:
+    out: Tensor = _AllToAll.apply(x, sent, received, group)
+    return out
+
+
+def _exchange(x: Tensor, sent: Rows, received: Rows, group: str) -> Tensor:
+    # Named, not as an object, and functional: so that a compiler can put it into its graph.
+    name: Any = group
+    out = collectives.all_to_all_single(x.contiguous(), list(received), list(sent), name)
+    return collectives.wait_tensor(out)
