@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from tests.wan import randomised, tiny
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from vedit.attention import Kernel
 from vedit.backbones.blocks import BlockShape, CrossBlock, DualCrossBlock, UnifiedBlock
@@ -248,12 +249,16 @@ def test_a_block_that_is_recomputed_saves_its_input_alone() -> None:
 def test_a_kept_kernel_saves_its_result_and_its_sums() -> None:
     """Besides a block's input: N x D, and one number per head and token."""
     block = randomised(CrossBlock(BlockShape(64, 2, 96))).double()
-    kept = [v.nbytes for v in held_by(KeepAttention(), block)]
-    assert sum(kept) == TOKENS * 64 * 8 + TOKENS * 2 * 8
+    KeepAttention().apply(block)
+    x = torch.randn(1, TOKENS, 64, dtype=torch.float64, requires_grad=True)
+    with held_by_selection() as held:
+        block(x, surroundings(tiny().double()))
+    assert sum(tensor.nbytes for tensor in held()) == TOKENS * 64 * 8 + TOKENS * 2 * 8
 
 
-def held_by(strategy: Recompute, block: nn.Module) -> list[Tensor]:
-    """Tensors that selective checkpointing holds after a forward pass."""
+@contextmanager
+def held_by_selection() -> Iterator[Callable[[], list[Tensor]]]:
+    """Tensors that selective checkpointing has come to hold meanwhile."""
     import torch.utils.checkpoint as module
 
     storages = []
@@ -263,24 +268,22 @@ def held_by(strategy: Recompute, block: nn.Module) -> list[Tensor]:
         storages.append(storage)
         original(self, policy, storage, *more)
 
+    def found() -> list[Tensor]:
+        leaves = [leaf for s in storages for v in s.values() for leaf in tree_leaves(v)]
+        values = [getattr(leaf, "val", leaf) for leaf in leaves]
+        return [value for value in values if isinstance(value, Tensor)]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module._CachingTorchDispatchMode, "__init__", init)
-        strategy.apply(block)
-        model = tiny().double()
-        x = torch.randn(1, TOKENS, 64, dtype=torch.float64, requires_grad=True)
-        block(x, surroundings(model))
-    found = []
-    for storage in storages:
-        for held in storage.values():
-            values = [getattr(x, "val", x) for x in torch.utils._pytree.tree_leaves(held)]
-            found += [x for x in values if isinstance(x, Tensor)]
-    return found
+        yield found
 
 
-def surroundings(model: Any) -> Surroundings:
+def surroundings(model: Any, sequence: TokenSequence | None = None) -> Surroundings:
+    """What the blocks of a model read besides tokens."""
     seen: list[Surroundings] = []
     handle = model.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[1]))
-    model(given(model, torch.float64))
+    with torch.no_grad():
+        model(given(model, torch.float64) if sequence is None else sequence)
     handle.remove()
     return seen[0]
 

@@ -136,3 +136,20 @@ def test_mistakes_are_named(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_memory_by_formula(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(write_config(tmp_path / "tiny.yaml", make_config(tmp_path, tmp_path)))
+    size = ["--config", config, "--frames", "5", "--height", "64", "--width", "96"]
+    one = described(capsys, *size)["memory"]
+    two = described(capsys, *size, "--batch", "2")["memory"]
+    split = described(capsys, *size, "--batch", "2", "--context", "2")["memory"]
+    assert two["activations"] == pytest.approx(2 * one["activations"])
+    assert split["activations"] < two["activations"]
+    assert split["gradients"] == one["gradients"] / 2
+    half = described(capsys, *size, "--trainer.precision", "bf16-mixed")["memory"]
+    assert half["activations"] < one["activations"]
+    assert main(["describe", *size]) == 0
+    assert "GiB a device by formula: weights" in capsys.readouterr().out
+    assert main(["describe", *size, "--shard", "none"]) == 2
+    assert "--shard: expected a whole number above 0, got 'none'" in capsys.readouterr().err

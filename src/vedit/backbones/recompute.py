@@ -19,6 +19,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from vedit.backbones.activations import Kept
 from vedit.backbones.flops import Flops
 from vedit.backbones.layers import Surroundings
 from vedit.backbones.offload import Host
@@ -54,6 +55,17 @@ class Recompute(ABC):
             Floating-point operations for one sample.
         """
 
+    @abstractmethod
+    def kept(self, block: Kept) -> float:
+        """Bytes that stay on the device until the backward pass.
+
+        Args:
+            block: what a block keeps if nothing is computed again.
+
+        Returns:
+            Of one block that the strategy acts on.
+        """
+
     def at(self, index: int) -> Recompute | None:
         """The strategy of the block with that index, None if it keeps everything."""
         return self
@@ -84,6 +96,10 @@ class RecomputeBlocks(Recompute):
         """The forward pass, up to the last thing that the backward pass reads."""
         return forward.total - forward.unread
 
+    def kept(self, block: Kept) -> float:
+        """The input."""
+        return block.input
+
 
 class RecomputeFeedForward(Recompute):
     """Keep everything but the hidden activations of the feed-forward layers.
@@ -105,6 +121,10 @@ class RecomputeFeedForward(Recompute):
     def again(self, forward: Flops) -> float:
         """The first of the two products of the feed-forward layers."""
         return forward.feed_forward / 2
+
+    def kept(self, block: Kept) -> float:
+        """All that is not f wide, and the input of the layers."""
+        return block.total - block.hidden + block.before_hidden
 
 
 class KeepAttention(Recompute):
@@ -129,6 +149,10 @@ class KeepAttention(Recompute):
         self_attention = forward.attention - forward.cross_attention
         return forward.total - forward.unread - self_attention
 
+    def kept(self, block: Kept) -> float:
+        """The input, the kernel's result and its logarithms of sums."""
+        return block.input + block.attention
+
 
 class OffloadInputs(RecomputeBlocks):
     """Compute whole blocks again from inputs that wait in the memory of the host.
@@ -147,6 +171,10 @@ class OffloadInputs(RecomputeBlocks):
             return super().call(block, tokens, around)
         with self._host.holding(tokens):
             return super().call(block, tokens, around)
+
+    def kept(self, block: Kept) -> float:
+        """Nothing; the host holds what `RecomputeBlocks` keeps."""
+        return 0.0
 
 
 class EveryKth(Recompute):
@@ -181,6 +209,10 @@ class EveryKth(Recompute):
         """As the strategy does, over the blocks it acts on."""
         return self.recompute.again(forward)
 
+    def kept(self, block: Kept) -> float:
+        """As the strategy does."""
+        return self.recompute.kept(block)
+
 
 def spread(recompute: Recompute | None, blocks: nn.ModuleList) -> list[Recompute | None]:
     """Apply a strategy to the blocks of a backbone.
@@ -200,6 +232,20 @@ def spread(recompute: Recompute | None, blocks: nn.ModuleList) -> list[Recompute
         if strategy is not None:
             strategy.apply(block)
     return each
+
+
+def kept_bytes(each: Sequence[Recompute | None], block: Kept) -> float:
+    """Bytes that all blocks keep, and what one takes besides when it is computed again.
+
+    Args:
+        each: the strategy of each block.
+        block: what a block keeps if nothing is computed again.
+
+    Returns:
+        Bytes at the moment when the block that gives up most is whole again.
+    """
+    kept = [block.total if one is None else one.kept(block) for one in each]
+    return sum(kept) + max((block.total - one for one in kept), default=0.0)
 
 
 def recomputed_flops(each: Sequence[Recompute | None], forward: Flops) -> float:

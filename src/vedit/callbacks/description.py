@@ -15,6 +15,7 @@ from vedit.backbones.flops import (
     step_flops,
 )
 from vedit.backbones.recompute import recomputed_flops
+from vedit.callbacks.memory import Holding, MemoryEstimate, Spread, estimate, holding_of
 from vedit.callbacks.parameters import PartRow, ffn_width, part_rows, published_parameters
 from vedit.errors import ConfigError
 from vedit.tokens import Grid, Segment, TokenSequence
@@ -55,6 +56,9 @@ class Description:
         forward_flops: of the backbone, one sample.
         step_flops: of a training step, one sample, with what is computed again.
         attention_share: of the forward operations.
+        memory: what a training needs on one device.
+        holding: what that is made from.
+        blocks: of the backbone.
     """
 
     video: Grid
@@ -66,6 +70,9 @@ class Description:
     forward_flops: float
     step_flops: float
     attention_share: float
+    memory: MemoryEstimate
+    holding: Holding
+    blocks: int
 
     @property
     def tokens(self) -> int:
@@ -74,7 +81,10 @@ class Description:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "tokens": self.tokens, "parameters": self.parameters()}
+        more = {"tokens": self.tokens, "parameters": self.parameters()}
+        found = {**asdict(self), **more, "memory": self.memory.as_dict()}
+        del found["holding"]
+        return found
 
     def parameters(self) -> dict[str, int]:
         """Parameters that train, that are frozen, and those of the transformer as published."""
@@ -109,11 +119,20 @@ class Description:
             "",
             f"{_scaled(self.forward_flops)}FLOP forward, {_scaled(self.step_flops)}FLOP a training "
             f"step and sample; {self.attention_share:.0%} of the forward pass is attention",
+            f"training takes {self.memory.text()}",
         ]
         return "\n".join(lines)
 
 
-def describe(system: Any, frames: int, height: int, width: int, references: int = 1) -> Description:
+def describe(
+    system: Any,
+    frames: int,
+    height: int,
+    width: int,
+    references: int = 1,
+    precision: str = "32-true",
+    spread: Spread = Spread(),  # noqa: B008 (frozen)
+) -> Description:
     """Describe a built system, which may be on the meta device.
 
     Args:
@@ -122,6 +141,8 @@ def describe(system: Any, frames: int, height: int, width: int, references: int 
         height: in pixels.
         width: in pixels.
         references: reference images, if the reference slot is configured.
+        precision: of the trainer.
+        spread: of the training over devices.
 
     Returns:
         Its segments, its parameters by part, and the operations of a step.
@@ -153,9 +174,12 @@ def describe(system: Any, frames: int, height: int, width: int, references: int 
     )
     training = how_trained(backbone)
     again = recomputed_flops(backbone.recompute, forward)
+    latents = (system.codec.latent_channels, *grid)
+    holding = holding_of(system, sum(layout.lengths), attended, latents, precision)
+    recompute = backbone.recompute or [None] * len(backbone.blocks)
     return Description(
         video=(frames, height, width),
-        latents=(system.codec.latent_channels, *grid),
+        latents=latents,
         segments=tuple(_segment_row(segment, sequence) for segment in sequence.segments),
         context_tokens=attended or None,
         parts=part_rows(system),
@@ -163,6 +187,9 @@ def describe(system: Any, frames: int, height: int, width: int, references: int 
         forward_flops=forward.total,
         step_flops=step_flops(forward, training, again),
         attention_share=forward.attention / forward.total,
+        memory=estimate(holding, recompute, spread),
+        holding=holding,
+        blocks=len(backbone.blocks),
     )
 
 

@@ -1,26 +1,35 @@
-"""Says at the start of a training what is being trained."""
+"""Says at the start of a training what is being trained, and whether it fits the device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from vedit.callbacks.description import describe
+from vedit.callbacks.memory import GIB, USABLE, Holding, MemoryEstimate, Spread, frugal_enough
 from vedit.tokens import Grid
 
 
 class SystemSummary(Callback):
-    """Prints the composed system before the first step: segments and parameters.
+    """Prints the composed system before the first step: segments, parameters and memory.
 
-    The size is that of the first training batch.
+    The size is that of the first training batch. If the estimate exceeds the device's memory a
+    warning names what fits; after a few steps it is compared with what was taken.
+
+    Args:
+        compare_after: batches after which it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compare_after: int = 3) -> None:
         self.printed = False
+        self.compare_after = compare_after
+        self._estimate: MemoryEstimate | None = None
+        self._batches = 0
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -30,9 +39,113 @@ class SystemSummary(Callback):
             return
         self.printed = True
         size = video_size(pl_module, batch)
-        if size is not None:
-            references = _references(batch)
-            rank_zero_info(describe(pl_module, *size, references=references).text())
+        if size is None:
+            return
+        spread = spread_of(trainer, len(batch))
+        described = describe(
+            pl_module,
+            *size,
+            references=_references(batch),
+            precision=str(trainer.precision),
+            spread=spread,
+        )
+        rank_zero_info(described.text())
+        self._estimate = described.memory
+        limit = memory_of(pl_module.device)
+        if limit is not None:
+            blocks = described.blocks
+            for line in warning(described.memory, described.holding, spread, limit, blocks):
+                rank_zero_warn(line)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Compare the estimate with what was taken, once."""
+        self._batches += 1
+        cuda = pl_module.device.type == "cuda"
+        if self._batches == self.compare_after and cuda and self._estimate is not None:
+            taken = torch.cuda.max_memory_allocated(pl_module.device)
+            rank_zero_info(compared(self._estimate, taken, self._batches))
+
+
+def compared(estimate: MemoryEstimate, taken: float, batches: int) -> str:
+    """One line: what a training took, and what the formula said.
+
+    Args:
+        estimate: of the first batch.
+        taken: bytes, at the most.
+        batches: after how many.
+
+    Returns:
+        With the relative error of the formula.
+    """
+    off = estimate.peak / taken - 1
+    return (
+        f"memory: {taken / GIB:.1f} GiB at the most in {batches} batches; "
+        f"{estimate.peak / GIB:.1f} by formula ({off:+.0%})"
+    )
+
+
+def warning(
+    needed: MemoryEstimate, holding: Holding, spread: Spread, limit: float, blocks: int
+) -> list[str]:
+    """What to say if a training will not fit.
+
+    Args:
+        needed: by formula.
+        holding: what it was made from.
+        spread: over devices.
+        limit: bytes of a device.
+        blocks: of the backbone.
+
+    Returns:
+        One line, or none if it fits.
+    """
+    if needed.peak <= USABLE * limit:
+        return []
+    found = frugal_enough(holding, spread, limit, blocks)
+    advice = (
+        f"model.backbone.init_args.recompute: {found[0]} takes {found[1].peak / GIB:.1f}"
+        if found
+        else "no way to recompute makes it fit; use more devices (trainer.strategy), fewer bits "
+        "for frozen weights (base: Float8 or NF4), or a smaller batch or video"
+    )
+    return [
+        f"training needs about {needed.peak / GIB:.1f} GiB of the {limit / GIB:.1f} that the "
+        f"device has; {advice}"
+    ]
+
+
+def spread_of(trainer: Trainer, batch: int) -> Spread:
+    """How a trainer spreads a training, as far as memory goes.
+
+    Args:
+        trainer: with its strategy set up.
+        batch: samples of one device.
+
+    Returns:
+        Every weight whole on every device, unless the strategy shares them out.
+    """
+    strategy: Any = trainer.strategy
+    plan, sharding = getattr(strategy, "plan", None), getattr(strategy, "sharding", None)
+    accumulates = trainer.accumulate_grad_batches > 1
+    if plan is None:
+        return Spread(batch, accumulates=accumulates)
+    shares = getattr(strategy, "shards", True)
+    return Spread(
+        batch,
+        shard=plan.sizes.shard if shares else 1,
+        context=plan.sizes.context,
+        frozen=getattr(sharding, "frozen", "sharded"),
+        accumulates=accumulates,
+    )
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes of a device, None if it is no accelerator that tells."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def video_size(system: Any, batch: Any) -> Grid | None:

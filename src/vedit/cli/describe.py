@@ -16,16 +16,23 @@ from vedit.errors import ConfigError, DataError
 
 Overrides: TypeAlias = Sequence[tuple[str, Any]]
 
+SPREAD = ("batch", "shard", "context")
+
 USAGE = """\
 usage: vedit describe --config FILE [--checkpoint PATH] [--frames N --height N --width N]
-                      [--references N] [--json | --print_config] [--KEY VALUE ...]
+                      [--references N] [--batch N] [--shard N] [--context N]
+                      [--json | --print_config] [--KEY VALUE ...]
 
 Builds the configured system on the meta device, where shapes cost no memory, and shows the segments
-of its token sequence, its parameters and its floating-point operations.
+of its token sequence, its parameters, its floating-point operations and the memory that training
+takes on one device, by formula.
 
   --frames, --height, --width  size of the video; otherwise that of the first training sample, or
                                the one at which such a model was published
   --references N               reference images, if the configuration takes any (default 1)
+  --batch N                    samples on one device (default 1)
+  --shard N, --context N       ranks that share out weights, and those that share the tokens of a
+                               sample (default 1)
   --checkpoint PATH            take the configuration from a checkpoint or a run's folder, and check
                                that it fits; or from the folder of a published model
   --json                       print JSON
@@ -51,7 +58,7 @@ def main(command: str, given: Sequence[str]) -> int:
     if "help" in arguments.flags:
         print(USAGE, end="")
         return 0
-    own = {"frames", "height", "width", "references", "checkpoint"}
+    own = {"frames", "height", "width", "references", "checkpoint", *SPREAD}
     options = {key: value for key, value in arguments.overrides if key in own}
     overrides = [(key, value) for key, value in arguments.overrides if key not in own]
     known = _known(arguments, options, overrides)
@@ -64,12 +71,21 @@ def main(command: str, given: Sequence[str]) -> int:
     size = _size(options, checked.get("data") or {}, known.size)
 
     from vedit.callbacks.description import describe
+    from vedit.callbacks.memory import Spread
 
     built = system(checked)
     built.build(meta=True)
     if known.checkpoint is not None:
         _check_fit(built, known.checkpoint)
-    description = describe(built, *size, references=int(options.get("references") or 1))
+    trainer = known.composed.tree.get("trainer") or {}
+    batch, shard, context = (_positive(name, options) for name in SPREAD)
+    description = describe(
+        built,
+        *size,
+        references=int(options.get("references") or 1),
+        precision=str(trainer.get("precision") or "32-true"),
+        spread=Spread(batch, shard, context),
+    )
     if "json" in arguments.flags:
         print(json.dumps({**description.as_dict(), "notes": known.notes}, indent=2))
     else:
@@ -150,6 +166,13 @@ def _size(
             f"--frames, --height, --width: missing, and data.train cannot tell: {error}"
         ) from error
     return record.frames, record.height, record.width
+
+
+def _positive(name: str, options: Mapping[str, Any]) -> int:
+    value = options.get(name, 1)
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"--{name}: expected a whole number above 0, got {value!r}")
+    return value
 
 
 def _load(path: str) -> dict[str, Any]:
