@@ -1,6 +1,6 @@
 """The conditioned denoiser: a backbone and the injections around it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar, cast
 
 import torch
@@ -10,6 +10,7 @@ from vedit.backbones.base import Backbone, BackboneSpec
 from vedit.batch import Conditions
 from vedit.conditioning.base import Injection
 from vedit.errors import ConfigError
+from vedit.packing import SideBySide
 from vedit.tokens import TokenSequence
 
 InjectionFactory = Callable[[BackboneSpec], Injection]
@@ -118,16 +119,28 @@ class EditModel(nn.Module):
                 sequence = injection(sequence, conditions[name], name)
         return sequence
 
-    def forward(self, x_t: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor | Sequence[Tensor],
+        sigma: Tensor,
+        conditions: Conditions | Sequence[Conditions],
+    ) -> Tensor | list[Tensor]:
         """Predict the velocity, in the type of the backbone's weights.
 
         Args:
-            x_t: (B, C, t, h, w) noisy latents.
-            sigma: (B,) noise level in [0, 1], in float32 whatever the weights are.
-            conditions: what to condition on.
+            x_t: (B, C, t, h, w) noisy latents; or those of S samples (1, C, t, h, w), whose shapes
+                and conditions may differ, to be packed side by side.
+            sigma: (B,) or (S,) noise level in [0, 1], in float32 whatever the weights are.
+            conditions: what to condition on; of each sample where there are several.
 
         Returns:
-            (B, C, t, h, w), noise minus clean.
+            (B, C, t, h, w), noise minus clean; of each sample where there are several.
         """
         dtype = next(self.backbone.parameters()).dtype
-        return self.backbone(self.sequence(x_t.to(dtype), sigma, conditions.to(dtype)))
+        if isinstance(x_t, Tensor):
+            assert isinstance(conditions, Conditions)
+            return self.backbone(self.sequence(x_t.to(dtype), sigma, conditions.to(dtype)))
+        assert not isinstance(conditions, Conditions)
+        rows = zip(x_t, sigma.split(1), conditions, strict=True)
+        sequences = [self.sequence(x.to(dtype), level, given.to(dtype)) for x, level, given in rows]
+        return self.backbone(SideBySide(tuple(sequences)))

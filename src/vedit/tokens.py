@@ -13,7 +13,7 @@ then packed once into the flat tensors that transformer blocks read.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -35,11 +35,14 @@ class Context:
             tokens count.
         streams: further contexts by name, such as "image", each for a key and value branch of its
             own in cross-attention.
+        samples: tokens of each sample where several are side by side (`vedit.packing`); None if
+            each row of the batch is one.
     """
 
     tokens: Tensor
     valid: Tensor | None = None
     streams: Mapping[str, "Context"] = field(default_factory=dict)
+    samples: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,13 @@ class AttentionLayout:
         lengths: tokens per segment, in packed order.
         sees: for each segment the indices of the segments its queries see; None if every segment
             sees every other, so that attention is dense.
+        keys: tokens per segment that can be seen, where these are others than those that see, as in
+            cross-attention; None if they are the same.
     """
 
     lengths: tuple[int, ...]
     sees: tuple[tuple[int, ...], ...] | None = None
+    keys: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,8 @@ class Packed:
         sigma: (B, G), one noise level per sample and segment.
         layout: lengths and visibility of the segments.
         valid: (B, N) bool, False where a token is padding; None if no segment has any.
+        samples: tokens of each sample where several are side by side, None if each row of the batch
+            is one.
     """
 
     tokens: Tensor
@@ -106,6 +114,19 @@ class Packed:
     sigma: Tensor
     layout: AttentionLayout
     valid: Tensor | None = None
+    samples: tuple[int, ...] | None = None
+
+
+class Target(NamedTuple):
+    """The segment whose velocity is predicted.
+
+    Attributes:
+        place: of the segment, in packed order.
+        grid: its token grid.
+    """
+
+    place: int
+    grid: Grid
 
 
 def grid_positions(grid: Grid, device: torch.device | None = None, time_offset: int = 0) -> Tensor:
@@ -172,6 +193,18 @@ class TokenSequence:
             if segment.name == name:
                 return segment
         raise KeyError(f"no segment '{name}' in this sequence; there are: {', '.join(self.names)}")
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The segment named "target".
+
+        Raises:
+            ValueError: if it has no grid.
+        """
+        grid = self["target"].grid
+        if grid is None:
+            raise ValueError("segment 'target' has no grid: it cannot be turned into latents")
+        return (Target(self.names.index("target"), grid),)
 
     def append(self, segment: Segment) -> "TokenSequence":
         """The sequence with one more segment at the end.

@@ -13,6 +13,7 @@ from vedit.backbones.base import Backbone, BackboneSpec
 from vedit.batch import Conditions
 from vedit.flow.draws import drawn_from
 from vedit.model import EditModel
+from vedit.packing import SideBySide
 from vedit.tokens import Context, Grid, TokenSequence
 
 TWIN_WIDTH = 8
@@ -118,7 +119,7 @@ class _Twin(Backbone):
         t, h, w = (size // p for size, p in sizes)
         return torch.zeros(latents.shape[0], t * h * w, self.spec.width), (t, h, w)
 
-    def forward(self, sequence: TokenSequence) -> Tensor:
+    def forward(self, sequence: TokenSequence | SideBySide) -> Tensor | list[Tensor]:
         raise NotImplementedError
 
     def load_weights(self) -> None:

@@ -20,7 +20,8 @@ def attention(
 
     Args:
         q: (B, N, heads, head width).
-        k: (B, M, heads, head width); M = N where `layout` restricts who sees whom.
+        k: (B, M, heads, head width); M = N where `layout` restricts who sees whom and names no
+            other keys.
         v: (B, M, heads, head width).
         layout: segments of the sequence and whom each sees; None or `sees=None` is dense.
         valid: (B, M) bool, False where a key is padding that nobody attends to.

@@ -32,7 +32,8 @@ def split_into_blocks(
 
     Args:
         q: (B, N, heads, head width).
-        k: (B, M, heads, head width); M = N where `layout` restricts who sees whom.
+        k: (B, M, heads, head width); M = N where `layout` restricts who sees whom and names no
+            other keys.
         v: (B, M, heads, head width).
         layout: segments and whom each sees; None or `sees=None` makes a single block.
         valid: (B, M) bool, False where a key is padding.
@@ -44,13 +45,14 @@ def split_into_blocks(
     if layout is None or layout.sees is None:
         return [Block(q, k, v, valid)]
     starts = _starts(layout.lengths)
+    key_starts = starts if layout.keys is None else _starts(layout.keys)
     blocks, first = [], 0
     for g, seen in enumerate(layout.sees):
         last = g + 1 == len(layout.sees)
         if not last and layout.sees[g + 1] == seen:
             continue
         queries = q[:, starts[first] : starts[g + 1]]
-        runs = _runs(seen, starts)
+        runs = _runs(seen, key_starts)
         keys, values = _seen(k, runs), _seen(v, runs)
         blocks.append(Block(queries, keys, values, None if valid is None else _seen(valid, runs)))
         first = g + 1

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from vedit.errors import WeightsError
+from vedit.packing import SideBySide
 from vedit.tokens import Grid, TokenSequence
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ class Backbone(nn.Module, ABC):
         """Latents (B, C, t, h, w) to tokens (B, N, D) and their grid."""
 
     @abstractmethod
-    def forward(self, sequence: TokenSequence) -> Tensor:
-        """The velocity (B, C, t, h, w) of the segment named "target"."""
+    def forward(self, sequence: TokenSequence | SideBySide) -> Tensor | list[Tensor]:
+        """The velocity (B, C, t, h, w) of the segment named "target", or one of each sample."""
 
     @abstractmethod
     def load_weights(self) -> None:

@@ -30,6 +30,7 @@ class Surroundings:
         valid: (B, N) bool, False where a token is padding; None if there is none.
         share: which of the tokens the blocks are given here, None for all; `layout` and `valid`
             speak of all.
+        samples: tokens of each sample that the blocks are given, where several are side by side.
     """
 
     modulation: Tensor
@@ -40,6 +41,15 @@ class Surroundings:
     kernel: Kernel
     valid: Tensor | None = None
     share: Share | None = None
+    samples: tuple[int, ...] | None = None
+
+    def towards(self, context: Context) -> AttentionLayout | None:
+        """Whom in a context the tokens of each sample see; None for all of it."""
+        if self.samples is None or context.samples is None:
+            return None
+        held = [(i, length) for i, length in enumerate(self.samples) if length]
+        lengths = tuple(length for _, length in held)
+        return AttentionLayout(lengths, tuple((i,) for i, _ in held), context.samples)
 
 
 class Attention(nn.Module):
@@ -104,7 +114,7 @@ class Attention(nn.Module):
         """
         k = self._split(self.norm_k(self.to_k(context.tokens)))
         v = self._split(self.to_v(context.tokens))
-        return attention(q, k, v, valid=context.valid, kernel=around.kernel)
+        return attention(q, k, v, around.towards(context), context.valid, around.kernel)
 
 
 class DualAttention(Attention):
@@ -152,7 +162,7 @@ class DualAttention(Attention):
             return out
         k = self._split(self.norm_added_k(self.add_k_proj(added.tokens)))
         v = self._split(self.add_v_proj(added.tokens))
-        return out + attention(q, k, v, valid=added.valid, kernel=around.kernel)
+        return out + attention(q, k, v, around.towards(added), added.valid, around.kernel)
 
 
 class _GELUProjection(nn.Module):

@@ -21,8 +21,9 @@ from vedit.backbones.norm import at_least_float32
 from vedit.backbones.recompute import Recompute, spread
 from vedit.backbones.rope import rotation
 from vedit.errors import ConfigError
+from vedit.packing import SideBySide
 from vedit.parallel.ulysses import Share, own_draws, share_of
-from vedit.tokens import Grid, TokenSequence
+from vedit.tokens import Grid, Target, TokenSequence
 
 
 def sinusoid(t: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
@@ -203,29 +204,29 @@ class WanDiT(Backbone):
             dtype = torch.get_autocast_dtype(device.type)
         return choose_kernel(device.type, dtype, self.attention)
 
-    def forward(self, sequence: TokenSequence) -> Tensor:
+    def forward(self, sequence: TokenSequence | SideBySide) -> Tensor | list[Tensor]:
         """Predict the velocity of the segment named "target".
 
         Args:
-            sequence: segments (B, N, D) in any order, with their noise levels, and a context.
+            sequence: segments (B, N, D) in any order, with their noise levels, and a context; or
+                several samples side by side.
 
         Returns:
-            (B, C, t, h, w) on the grid of the target.
+            (B, C, t, h, w) on the grid of the target; for samples side by side, one of each.
 
         Raises:
             ValueError: if the target has no grid.
         """
-        target = sequence["target"]
-        if target.grid is None:
-            raise ValueError("segment 'target' has no grid: it cannot be turned into latents")
+        targets = sequence.targets
         packed = sequence.pack()
         embedding, modulation = self.condition_embedder(packed.sigma)
         x, positions, lengths = packed.tokens, packed.positions, packed.layout.lengths
-        share = self._share(x)
+        samples, share = packed.samples, self._share(x)
         if share is not None:
             x, positions = share.of(x, 1), share.of(positions, 0)
             segments, lengths = share.runs(lengths)
             modulation = modulation[:, segments]
+            samples = None if samples is None else share.lengths(samples)
         x = self._alike(x)
         around = Surroundings(
             modulation=modulation,
@@ -238,15 +239,27 @@ class WanDiT(Backbone):
             kernel=self.kernel(x.device, x.dtype),
             valid=packed.valid,
             share=share,
+            samples=samples,
         )
         x = self._through_blocks(x, around)
-        index = sequence.names.index("target")
-        lengths = packed.layout.lengths if share is None else share.lengths(packed.layout.lengths)
-        x = x.narrow(1, sum(lengths[:index]), lengths[index])
-        patches = self._head(x, embedding[:, index])
+        lengths = packed.layout.lengths
+        velocities = [self._velocity(x, embedding, lengths, target, share) for target in targets]
+        return velocities if isinstance(sequence, SideBySide) else velocities[0]
+
+    def _velocity(
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        lengths: tuple[int, ...],
+        target: Target,
+        share: Share | None,
+    ) -> Tensor:
+        """The velocity of one target from the tokens (B, N, D) that this rank holds."""
+        place = target.place
+        held = lengths if share is None else share.lengths(lengths)
+        patches = self._head(x.narrow(1, sum(held[:place]), held[place]), embedding[:, place])
         if share is not None:
-            start = sum(packed.layout.lengths[:index])
-            patches = share.part(start, packed.layout.lengths[index]).gather(patches)
+            patches = share.part(sum(lengths[:place]), lengths[place]).gather(patches)
         return unpatchify(patches, target.grid, self.spec.patch)
 
     def _share(self, tokens: Tensor) -> Share | None:
