@@ -79,6 +79,25 @@ def complain(capsys: pytest.CaptureFixture[str], config: Path, *more: str, code:
         (["--model.seed", "${sed}"], "model.seed: '${sed}': no key 'sed' to take the value from"),
         (["--model.dropout.instruction", "2"], "dropout.instruction: expected a probability"),
         (["--trainer.limit_train_batches", "-3"], "trainer: You have passed invalid value -3"),
+        (
+            ["--trainer.strategy", "dpp"],
+            "strategy: no strategy is called 'dpp'. Did you mean 'ddp'?",
+        ),
+        (["--trainer.strategy", "fsdp2"], "no strategy is called 'fsdp2'. Did you mean 'FSDP2'?"),
+        (["--trainer.strategy", "FSPD2"], "no Strategy is called 'FSPD2'. Did you mean 'FSDP2'?"),
+        (
+            ["--trainer.strategy", "{class_path: FSDP2, init_args: {shards: 2}}"],
+            "trainer.strategy.init_args.shards: unknown key. Did you mean 'shard'?",
+        ),
+        (
+            ["--trainer.strategy", "{class_path: FSDP2, init_args: {frozen: full}}"],
+            "strategy.init_args.frozen: expected one of 'sharded', 'replicated', got 'full'",
+        ),
+        (
+            ["--trainer.strategy", "{class_path: FSDP2, init_args: {shard: 2}}"],
+            "trainer.strategy: replicate 1 x shard 2 x context 1 makes 2 processes, but "
+            "trainer.devices x trainer.num_nodes is 1; the sizes must multiply to that",
+        ),
         (["--ckpt_path", "none.ckpt"], "ckpt_path: no such checkpoint: none.ckpt"),
         (["--config", "none.yaml"], "no such file: none.yaml"),
     ],

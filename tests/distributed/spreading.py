@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from vedit.backbones.wan import WanDiT
 from vedit.batch import EditBatch
 from vedit.codecs.wan_vae import WanVAE
+from vedit.compilation import CompileBlocks
 from vedit.conditioning.append import AppendTokens
 from vedit.conditioning.cross import CrossAttend
 from vedit.context.umt5 import UMT5
@@ -51,9 +52,9 @@ class BySample(EditSystem):
         return (predicted.float() - velocity(clean, noise)).square().mean()
 
 
-def system(finetune: str, optimizer: Any = None, **changes: Any) -> BySample:
+def system(finetune: str, optimizer: Any = None, compiled: bool = False) -> BySample:
     return BySample(
-        backbone=lambda: WanDiT(**{**BACKBONE, **changes}),
+        backbone=lambda: WanDiT(**BACKBONE),
         codec=lambda: WanVAE(**CODEC),
         context=lambda spec: UMT5(spec, **CONTEXT),
         instruction=CrossAttend,
@@ -63,6 +64,7 @@ def system(finetune: str, optimizer: Any = None, **changes: Any) -> BySample:
         sampler=Euler(steps=2),
         finetune=PLANS[finetune](),
         optimizer=optimizer or (lambda parameters: torch.optim.AdamW(parameters, lr=1e-2)),
+        compile=CompileBlocks(backend="eager") if compiled else None,
     )
 
 
@@ -85,6 +87,7 @@ def fit(
     save: Path | None = None,
     resume: Path | None = None,
     rate: float | None = None,
+    compiled: bool = False,
     **arguments: Any,
 ) -> dict[str, Any]:
     """Train, on this rank; what trains is returned whole, and the samples of every step."""
@@ -96,7 +99,8 @@ def fit(
         logging.getLogger(logger).setLevel(logging.WARNING)
     torch.manual_seed(0)
     world = distributed.get_world_size() if distributed.is_initialized() else 1
-    trained = system(finetune, None if rate is None else partial(torch.optim.SGD, lr=rate))
+    descent = None if rate is None else partial(torch.optim.SGD, lr=rate)
+    trained = system(finetune, descent, compiled)
     chosen = "auto" if strategy is None else FSDP2(**strategy)
     share = strategy.get("context", 1) if strategy else 1
     watch = Watch()

@@ -68,8 +68,9 @@ def subclasses(base: type) -> list[type]:
 
 def _import_package(base: type) -> None:
     names = [base.__module__.rpartition(".")[0]] if base.__module__.startswith("vedit.") else []
-    if base.__name__ == "Callback":
-        names.append("vedit.callbacks")
+    names += {"Callback": ["vedit.callbacks"], "Strategy": ["vedit.distributed"]}.get(
+        base.__name__, []
+    )
     for name in names:
         if name == "vedit":
             continue

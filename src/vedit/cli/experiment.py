@@ -110,11 +110,27 @@ def check(composed: Composed, trainer: bool = True) -> Tree:
             checked[key] = checker.value(base, tree, key)
         else:
             checked[key] = checker.arguments(target, tree, key)
+    if trainer:
+        _check_strategy(composed, checked["trainer"].get("strategy"))
     for key in ("seed_everything", "ckpt_path"):
         hint = {"seed_everything": bool | int, "ckpt_path": str | None}[key]
         if key in checked:
             checker.value(hint, checked[key], key)
     return checked
+
+
+def _check_strategy(composed: Composed, name: Any) -> None:
+    """Refuse a strategy that is named by a word Lightning does not know."""
+    if not isinstance(name, str) or name == "auto":
+        return
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    known = StrategyRegistry.available_strategies()
+    if name.lower() not in known:
+        meant = "FSDP2" if name.lower() == "fsdp2" else name
+        close = nearest(meant, [*known, "FSDP2"])
+        hint = close or " There are: auto, ddp, FSDP2 and Lightning's others"
+        raise composed.error("trainer.strategy", f"no strategy is called '{name}'.{hint}")
 
 
 def check_parts(checker: Checker, tree: Any, key: str) -> None:

@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 import yaml
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
@@ -16,10 +16,12 @@ from lightning.pytorch.cli import (
 )
 
 from vedit.callbacks.checkpoint import StopOnInterrupt
+from vedit.callbacks.peers import WatchPeers
 from vedit.callbacks.report import TrainClock
 from vedit.cli.experiment import one_line_errors
 from vedit.cli.yaml_file import Tree
 from vedit.data.module import EditData
+from vedit.errors import ConfigError
 from vedit.system import EditSystem
 
 
@@ -46,7 +48,7 @@ class EditCLI(LightningCLI):
             save_config_callback=SaveConfigCallback if command == "fit" else None,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
-            trainer_defaults={"callbacks": [StopOnInterrupt(), TrainClock()]},
+            trainer_defaults={"callbacks": [StopOnInterrupt(), TrainClock(), WatchPeers()]},
             parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False}},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -70,6 +72,23 @@ class EditCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint changes no argument; what it must fit is checked when it is loaded."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer; what Lightning objects to is one line.
+
+        Args:
+            **kwargs: as LightningCLI's.
+
+        Returns:
+            The trainer.
+
+        Raises:
+            ConfigError: if arguments do not fit each other or this machine.
+        """
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
     def after_instantiate_classes(self) -> None:
         """Give the system its configuration, which goes into every checkpoint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,24 @@ from vedit.parallel.checkpoint import is_sharded
 
 class AnyCheckpointIO(TorchCheckpointIO):
     """Files as Lightning reads and writes them, and folders that several ranks wrote."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a file, also in place of a folder.
+
+        Args:
+            checkpoint: as Lightning's.
+            path: of the file.
+            storage_options: as Lightning's.
+        """
+        if not is_sharded(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        fresh = Path(path).with_name(f".{Path(path).name}.new")
+        super().save_checkpoint(checkpoint, fresh, storage_options)
+        shutil.rmtree(path)
+        fresh.replace(path)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read either; a folder is joined to what a file would hold.
