@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, Self
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from vedit import __version__
+from vedit.averaging import AVERAGE, Averaged
 from vedit.backbones.base import Backbone, BackboneSpec
 from vedit.batch import Conditions, EditBatch
 from vedit.codecs.base import Codec
@@ -22,6 +22,7 @@ from vedit.context.base import ContextEncoder, check_streams
 from vedit.distributed.checkpoint_io import reading_folders
 from vedit.errors import ConfigError, DataError
 from vedit.finetune.base import Finetune
+from vedit.finetune.full import Full
 from vedit.finetune.plan import FinetunePlan
 from vedit.finetune.trained import restore, start_from, trained_state
 from vedit.flow.draws import drawn_from
@@ -32,7 +33,7 @@ from vedit.tokens import Grid
 from vedit.twin import tokens_of
 
 
-class Assembly(LightningModule):
+class Assembly(Averaged):
     """Backbone, codec, context encoder and injections, of which some train.
 
     It is made at once and built later, when the device is known (`configure_model`).
@@ -121,6 +122,7 @@ class Assembly(LightningModule):
             self.codec.requires_grad_(False).eval()
             init = None if meta else self.init_from
             rest = {} if init is None else start_from(self.parts(), init)
+            rest = {key: value for key, value in rest.items() if not key.startswith(f"{AVERAGE}.")}
             for name, (part, finetune) in self.parts().items():
                 with drawn_from(self.seed, name):
                     self._replace_part(name, finetune.apply(part))
@@ -143,17 +145,19 @@ class Assembly(LightningModule):
 
         Returns:
             By the prefix of their keys: "model.backbone", "model.injections" and, with a context
-            encoder, "context.tower" and "context.connector".
+            encoder, "context.tower" and "context.connector"; "average" once there is one.
         """
         assert self.model is not None, "configure_model() comes first"
         plan = self.finetune
-        parts = {
+        parts: dict[str, tuple[nn.Module, Finetune]] = {
             "model.backbone": (self.model.backbone, plan.backbone),
             "model.injections": (self.model.injections, plan.injections),
         }
         if self.context is not None:
             parts["context.tower"] = (self.context.tower, plan.tower)
             parts["context.connector"] = (self.context.connector, plan.connector)
+        if self.average is not None:
+            parts[AVERAGE] = (self.average, Full())
         return parts
 
     def _replace_part(self, name: str, part: nn.Module) -> None:
@@ -202,7 +206,8 @@ class Assembly(LightningModule):
     # --- weights that train -------------------------------------------------------------------
 
     def trained_state(self) -> dict[str, Tensor]:
-        """What trains, and nothing else, by the keys of a checkpoint."""
+        """What trains and its average, and nothing else, by the keys of a checkpoint."""
+        self.start_average()
         return trained_state(self.parts())
 
     def load_trained(self, state: Mapping[str, Tensor], where: str) -> None:
@@ -215,6 +220,7 @@ class Assembly(LightningModule):
         Raises:
             WeightsError: if a key is missing or unexpected, or a shape differs.
         """
+        self.start_average()
         restore(self.parts(), state, where)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

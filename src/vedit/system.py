@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vedit.assembly import Assembly
+from vedit.averaging import Averaging
 from vedit.backbones.base import Backbone, BackboneSpec
 from vedit.batch import Conditions, EditBatch
 from vedit.codecs.base import Codec
@@ -60,6 +61,7 @@ class EditSystem(Assembly):
         parameter_groups: parameters with a learning rate or weight decay of their own, by patterns
             of names; the first that matches counts.
         lr_scheduler: makes the learning-rate schedule, stepped once an optimizer step.
+        averaging: keeps a moving average of what trains; null keeps none.
         init_from: a checkpoint, a run's folder or a folder of safetensors to start from.
         compile: compiles the backbone's blocks; null runs them as they are.
         seed: start of every random stream of training.
@@ -85,6 +87,7 @@ class EditSystem(Assembly):
         optimizer: Callable[[Iterable], Optimizer],
         parameter_groups: list[ParameterGroup] | None = None,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        averaging: Averaging | None = None,
         init_from: str | None = None,
         compile: CompileBlocks | None = None,
         seed: int = 0,
@@ -96,10 +99,11 @@ class EditSystem(Assembly):
         self.noise_levels, self.weighting, self.sampler = noise_levels, weighting, sampler
         self.guidance, self.dropout = guidance, dropout
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
-        self.parameter_groups = tuple(parameter_groups or ())
+        self.parameter_groups, self.averaging = tuple(parameter_groups or ()), averaging
 
     def configure_optimizers(self) -> Any:
         """The configured optimizer over what trains, its schedule stepped at every step."""
+        self.start_average()
         trainable = {name: p for name, p in self.named_parameters() if p.requires_grad}
         if not trainable:
             raise ConfigError("model.finetune: nothing trains; choose Full or LoRA for some part")

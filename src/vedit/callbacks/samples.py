@@ -73,7 +73,7 @@ class SampleVideos(Callback):
         captions = []
         for batch in self._batches(trainer):
             batch = batch.to(system.device)
-            with trainer.precision_plugin.forward_context():
+            with trainer.precision_plugin.forward_context(), system.evaluated_weights():
                 edit = system.edit(batch, steps=self.steps, guidance=self.guidance)
             rows = [pixels(system, batch, "source"), edit, pixels(system, batch, "target")]
             strips = side_by_side([row for row in rows if row is not None])

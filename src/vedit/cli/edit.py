@@ -37,7 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--side-by-side", action="store_true", help="write source and edit next to each other"
     )
+    add_weights(parser)
     parser.add_argument("--device", help="such as cpu or cuda; default: a GPU if there is one")
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Declare which of a checkpoint's weights are meant."""
+    parser.add_argument(
+        "--weights",
+        choices=("average", "trained"),
+        help="the moving average that training kept, or the last weights; default: the average "
+        "where there is one",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     if args.guidance is not None and not math.isfinite(args.guidance):
         raise ConfigError(f"--guidance: got {args.guidance}, expected a number.")
     probe(args.video)  # a wrong file is known before the model is loaded
-    editor = Editor.from_checkpoint(args.checkpoint, args.device)
+    editor = Editor.from_checkpoint(args.checkpoint, args.device, args.weights)
     request = Request(
         args.instruction,
         args.mask,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vedit.cli.edit import add_weights
+
 FORMATS = ("diffusers", "lora", "comfyui")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -32,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of the transformer (%(default)s)"
     )
+    add_weights(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,4 +48,8 @@ def run(args: argparse.Namespace) -> None:
     from vedit.export.export import export
 
     dtype: torch.dtype = getattr(torch, args.dtype)
-    print(*export(args.checkpoint, args.format, args.output, dtype), sep="\n", flush=True)
+    print(
+        *export(args.checkpoint, args.format, args.output, dtype, args.weights),
+        sep="\n",
+        flush=True,
+    )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -83,22 +83,32 @@ def find_checkpoint(path: str | Path) -> Path:
     )
 
 
-def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Trained:
+Weights = Literal["average", "trained"]
+
+
+def load_trained(
+    path: str | Path, device: str | torch.device = "cpu", weights: Weights | None = None
+) -> Trained:
     """Build the system a checkpoint was made by, and give it its weights.
 
     Args:
         path: A run's folder, its ``checkpoints`` folder, a file, or the folder of a published
             model.
         device: Where the system goes.
+        weights: The average of the weights that training kept, or those that it ended with; None
+            takes the average where there is one.
 
     Returns:
         The system, in evaluation mode, and what else the checkpoint tells.
 
     Raises:
-        WeightsError: There is no checkpoint, or it does not fit its own configuration.
+        WeightsError: There is no checkpoint, or it does not fit its own configuration; or it holds
+            no average, which was asked for.
         ConfigError: Its configuration names what this installation does not have.
     """
     released = read_released(path)
+    if released is not None and weights == "average":
+        raise WeightsError(f"{path}: published weights; there is no average besides.")
     if released is not None:
         return load_released(released, device)
     path = find_checkpoint(path)
@@ -110,6 +120,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
         system = _stored_system(checkpoint, config, path)
     except VeditError as error:
         raise type(error)(f"{error}{_other_version(checkpoint)}") from error
+    _settle(system, weights, path)
     _ready(system, device)
     precision = str((config.get("trainer") or {}).get("precision") or "32-true")
     reference = reference_transform(config, str(path))
@@ -126,6 +137,14 @@ def _stored_system(
     system.configure_model()
     system.load_trained(checkpoint["state_dict"], str(path))
     return system
+
+
+def _settle(system: EditSystem, weights: Weights | None, path: Path) -> None:
+    if weights == "average" and system.average is None:
+        raise WeightsError(
+            f"{path}: holds no average of its weights; it was trained without model.averaging."
+        )
+    system.settle(averaged=weights != "trained")
 
 
 def _other_version(checkpoint: Mapping[str, Any]) -> str:

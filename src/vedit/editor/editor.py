@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vedit.batch import EditBatch
 from vedit.data.transforms import to_pixels
-from vedit.editor.checkpoint import ClipSize, Trained, load_trained
+from vedit.editor.checkpoint import ClipSize, Trained, Weights, load_trained
 from vedit.editor.conditions import references, regions, signed
 from vedit.editor.edited import EditedVideo
 from vedit.editor.inputs import Clip, Pixels, open_clip
@@ -43,13 +43,19 @@ class Editor:
         self._bfloat16 = trained.precision.startswith("bf16")
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str | torch.device | None = None) -> Editor:
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        device: str | torch.device | None = None,
+        weights: Weights | None = None,
+    ) -> Editor:
         """Load a checkpoint.
 
         Args:
             path: A run's folder, its ``checkpoints`` folder, a ``.ckpt`` file, or the folder of a
                 published model.
             device: Where to edit; None takes a GPU if there is one.
+            weights: See `vedit.editor.checkpoint.load_trained`.
 
         Returns:
             An editor.
@@ -59,7 +65,7 @@ class Editor:
             ConfigError: Its configuration names what this installation does not have.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(load_trained(path, device))
+        return cls(load_trained(path, device, weights))
 
     @property
     def conditions(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import torch
 
-from vedit.editor.checkpoint import Trained, load_trained
+from vedit.editor.checkpoint import Trained, Weights, load_trained
 from vedit.errors import ConfigError, nearest
 from vedit.export.comfyui import adapter_tensors, whole_tensors, write_file
 from vedit.export.conditioning import conditioning_tensors, write_conditioning
@@ -27,6 +27,7 @@ def export(
     format: str,
     output: str | Path,
     dtype: torch.dtype = torch.float32,
+    weights: Weights | None = None,
 ) -> list[str]:
     """Export what a checkpoint holds.
 
@@ -37,6 +38,7 @@ def export(
             there is one and it is all the transformer needs, or else the merged transformer.
         output: folder to write; must be new or empty.
         dtype: of the transformer; adapters stay in float32.
+        weights: see `vedit.editor.checkpoint.load_trained`.
 
     Returns:
         What was written, a line each.
@@ -53,7 +55,7 @@ def export(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output: {output} is not empty; name a new folder.")
-    trained = load_trained(checkpoint)
+    trained = load_trained(checkpoint, weights=weights)
     backbone_of(trained.system)
     if format == "diffusers":
         return write_folder(trained, output, dtype)
