@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -213,10 +214,10 @@ def stepping(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def prepare(rank: int = 0, step: int = 0, **changes: Any) -> Any:
         system = shake(built(**changes))
-        fake = type("T", (), {"accumulate_grad_batches": 2, "world_size": 2})()
+        dealt = {"rank": rank, "num_replicas": 2}
+        fake = SimpleNamespace(accumulate_grad_batches=2, distributed_sampler_kwargs=dealt)
         monkeypatch.setattr(type(system), "trainer", fake)
         monkeypatch.setattr(type(system), "global_step", step)
-        monkeypatch.setattr(type(system), "global_rank", rank)
         monkeypatch.setattr(system, "log", lambda *args, **kwargs: None)
         system.seen = []
         inner = system.model.forward
