@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.tiny import ROOT, make_config, make_shards, write_config
 
 from vedit.cli import main
@@ -153,3 +154,15 @@ def test_memory_by_formula(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "GiB a device by formula: weights" in capsys.readouterr().out
     assert main(["describe", *size, "--shard", "none"]) == 2
     assert "--shard: expected a whole number above 0, got 'none'" in capsys.readouterr().err
+
+
+def test_the_attention_kernel_and_its_reason_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = make_config(tmp_path / "shards", tmp_path / "runs")
+    tree["model"]["backbone"]["init_args"]["attention"] = "xformers"
+    path = write_config(tmp_path / "tiny.yaml", tree)
+    arguments = ["--frames", "5", "--height", "16", "--width", "24"]
+    assert main(["describe", "--config", str(path), *arguments]) == 0
+    expected = "attention here by sdpa (xformers runs on CUDA alone)"
+    assert torch.cuda.is_available() or expected in capsys.readouterr().out

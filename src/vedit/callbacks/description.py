@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
+from vedit.attention import choose_kernel
 from vedit.backbones.flops import (
     Training,
     adapter_flops,
@@ -59,6 +61,7 @@ class Description:
         memory: what a training needs on one device.
         holding: what that is made from.
         blocks: of the backbone.
+        kernel: which attention kernel runs on this machine, and why.
     """
 
     video: Grid
@@ -73,6 +76,7 @@ class Description:
     memory: MemoryEstimate
     holding: Holding
     blocks: int
+    kernel: str
 
     @property
     def tokens(self) -> int:
@@ -119,6 +123,7 @@ class Description:
             "",
             f"{_scaled(self.forward_flops)}FLOP forward, {_scaled(self.step_flops)}FLOP a training "
             f"step and sample; {self.attention_share:.0%} of the forward pass is attention",
+            f"attention here by {self.kernel}",
             f"training takes {self.memory.text()}",
         ]
         return "\n".join(lines)
@@ -190,7 +195,28 @@ def describe(
         memory=estimate(holding, recompute, spread),
         holding=holding,
         blocks=len(backbone.blocks),
+        kernel=kernel_here(backbone, precision),
     )
+
+
+def kernel_here(backbone: nn.Module, precision: str) -> str:
+    """Which attention kernel a backbone runs on this machine, and why.
+
+    Args:
+        backbone: its `attention` is what the configuration asks for.
+        precision: of the trainer, such as "bf16-mixed".
+
+    Returns:
+        Name and reason.
+
+    Raises:
+        ConfigError: if one was asked for that this machine lacks.
+    """
+    half = torch.bfloat16 if "bf16" in precision else torch.float16
+    dtype = half if "16" in precision else torch.float32
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kernel = choose_kernel(device, dtype, getattr(backbone, "attention", "auto"))
+    return f"{kernel.name} ({kernel.reason})"
 
 
 def how_trained(backbone: nn.Module) -> Training:
