@@ -143,7 +143,7 @@ def plan() -> list[Measurement]:
     return [
         step(EASY_480, "compiled, keeps all", COMPILE, KEEP_ALL),
         peer(PEER_480),
-        step(EASY_704, "compiled, keeps 0.55", keeping(0.55), KEEP_ALL, **quick),
+        step(EASY_704, "compiled, keeps 0.6", keeping(0.6), KEEP_ALL, **quick),
         step(EASY_704, "compiled, keeps attention", COMPILE, KEEP_ATTENTION, **quick),
         peer(PEER_704, steps=2),
         sample(EASY_480, "compiled", COMPILE),
@@ -152,7 +152,7 @@ def plan() -> list[Measurement]:
         peer(PEER_KIWI, steps=2),
         step(KIWI_704, "full, compiled, keeps attention", COMPILE, KEEP_ATTENTION, **quick),
         step(MIVE_720, "compiled, recomputes blocks", COMPILE, BLOCKS, steps=1, warm_up=1),
-        step(EASY_480, "compiled, keeps 0.55", keeping(0.55), KEEP_ALL),
+        step(EASY_480, "compiled, keeps 0.6", keeping(0.6), KEEP_ALL),
         step(EASY_480, "compiled, recomputes feed-forward", COMPILE, FEED_FORWARD),
         step(EASY_480, "compiled, keeps attention", COMPILE, KEEP_ATTENTION),
         step(EASY_480, "compiled, recomputes blocks", COMPILE, BLOCKS),

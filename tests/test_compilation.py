@@ -11,7 +11,8 @@ from tests.tiny import built, make_batch
 from tests.wan import tiny
 from torch._dynamo.backends.common import aot_autograd
 from torch._inductor.decomposition import select_decomp_table
-from torch.utils.checkpoint import checkpoint
+from torch.nn import functional as F
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint
 
 from vedit.backbones.blocks import CrossBlock, DualCrossBlock, UnifiedBlock
 from vedit.compilation import CompileBlocks
@@ -238,6 +239,39 @@ def test_a_share_of_activations_is_kept_and_gradients_stay():
     assert sizes[1] < 0.65 * sizes[0]
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_self_attention_is_never_computed_again_to_keep_less():
+    model = tiny(num_layers=2)
+    LoRA(rank=4).apply(model)
+    twin, _ = compiled(model, backend="inductor", keep=0.5)
+    sequence = replace(given(twin, frames=8, padded=False), context=None)
+    gradients(twin, sequence)  # compiles the backward pass
+    loss = twin(sequence).square().sum()
+    with torch.profiler.profile() as profiled:
+        loss.backward()
+    counts = {event.key: event.count for event in profiled.key_averages()}
+    fused = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    assert counts[f"{fused}_backward"] == 2 * 2  # target and source have other keys
+    assert fused not in counts
+
+
+def test_the_compiler_is_told_to_keep_self_attention_alone():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    from vedit.backbones.compiler_pass import KeepSelfAttention
+
+    def attend(q, k):
+        own = F.scaled_dot_product_attention(q, q, q)
+        return F.scaled_dot_product_attention(own.sin(), k, k)
+
+    graph = make_fx(attend)(torch.randn(1, 2, 64, 16), torch.randn(1, 2, 8, 16)).graph
+    KeepSelfAttention()(graph)
+    kernels = [node for node in graph.nodes if "flash_attention" in str(node.target)]
+    kept = [node.meta.get("recompute") for node in kernels]
+    assert kept == [CheckpointPolicy.MUST_SAVE, None]
+    assert sum("recompute" in node.meta for node in graph.nodes) == 1
 
 
 @pytest.mark.parametrize("keep", [0.0, 1.5])

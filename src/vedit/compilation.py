@@ -6,7 +6,7 @@ host numbers alone (`vedit.backbones.layers.Surroundings`): real rotations, nois
 attention as one opaque call.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch._functorch import config as partitioning
@@ -31,9 +31,9 @@ class CompileBlocks:
         backend: "aot_eager" and "eager" stop before code is generated, for finding faults.
         keep: share of a block's activations to keep for the backward pass, of those that the
             compiler keeps by itself at 1. It computes again what costs least for its size: down to
-            about 0.55 norms, rotations and activation functions, whose second time is hardly
-            noticed, then products and attention by their operations. With it `recompute` of the
-            backbone is best left at null.
+            about 0.6 norms, rotations and activation functions, whose second time is hardly
+            noticed, then matrix products by their operations, never self-attention. With it
+            `recompute` of the backbone is best left at null.
 
     Raises:
         ConfigError: if `keep` is not in (0, 1].
@@ -70,7 +70,17 @@ class CompileBlocks:
             raise ConfigError(f"model.compile: torch cannot compile here: {error}") from error
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)
         partitioning.activation_memory_budget = self.keep  # read when a block is compiled
-        mode = self.mode if self.backend == "inductor" else None
+        options = _options(self.mode) if self.backend == "inductor" else None
         for block in backbone.blocks:
-            block.compile(fullgraph=True, dynamic=self.dynamic, mode=mode, backend=self.backend)
+            block.compile(
+                fullgraph=True, dynamic=self.dynamic, options=options, backend=self.backend
+            )
         backbone.compiled = True
+
+
+def _options(mode: str) -> dict[str, Any]:
+    from torch._inductor import list_mode_options
+
+    from vedit.backbones.compiler_pass import KeepSelfAttention
+
+    return {**list_mode_options(mode), "joint_custom_pre_pass": KeepSelfAttention()}
