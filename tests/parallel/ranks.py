@@ -22,7 +22,7 @@ class RankError(RuntimeError):
     """A rank raised, died or took too long; the message names it and holds its traceback."""
 
 
-def run_ranks(size: int, function: Callable[..., Any], *args: Any, timeout: float = 300) -> list:
+def run_ranks(size: int, function: Callable[..., Any], *args: Any, timeout: float = 600) -> list:
     """Run `function(*args)` on `size` ranks of their own and return what each of them returned.
 
     Args:
@@ -53,7 +53,7 @@ class Ranks:
         timeout: seconds that one `run` may take, the start of the processes included.
     """
 
-    def __init__(self, size: int, timeout: float = 300) -> None:
+    def __init__(self, size: int, timeout: float = 600) -> None:
         self.size, self.timeout = size, timeout
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._pipes: list[Connection] = []
