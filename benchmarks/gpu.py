@@ -194,7 +194,9 @@ def line(row: StepRow | SamplingRow) -> str:
         text += f", MFU {used[0]} ({used[1]} without adapters)"
     if row.first is not None:
         text += f", first {row.first:.1f} s"
-    return text if row.peak_gib is None else f"{text}, peak {row.peak_gib:.1f} GiB"
+    if row.peak_gib is None:
+        return text
+    return f"{text}, peak {row.peak_gib:.1f} GiB ({row.estimated_gib:.1f} by formula)"
 
 
 def machine() -> dict[str, str]:

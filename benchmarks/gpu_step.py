@@ -18,6 +18,7 @@ from vedit.callbacks.description import describe
 from vedit.system import EditSystem
 
 GIB = 2**30
+PRECISION = "bf16-mixed"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class StepRow:
         peak_gib: most memory held at once, of tensors; None on a CPU.
         tokens: of a sample.
         petaflop: model FLOPs of a step, adapters included, nothing that is computed twice.
+        estimated_gib: the peak by formula.
         petaflop_published: the same without the adapters' own, as tables of the field count.
         first: seconds of the first step, compilation included.
         loss: of the last step.
@@ -43,6 +45,7 @@ class StepRow:
     peak_gib: float | None = None
     tokens: int = 0
     petaflop: float = 0.0
+    estimated_gib: float = 0.0
     petaflop_published: float = 0.0
     first: float | None = None
     loss: float | None = None
@@ -129,14 +132,18 @@ def step_row(
 
 def _flops(workload: Workload, variant: Overrides, tiny: bool) -> dict[str, Any]:
     """Tokens and model FLOPs: what a step costs that computes nothing twice."""
-    built = workload.system({**variant, "model.backbone.init_args.recompute": None}, tiny)
+    built = workload.system(variant, tiny)
     built.build(meta=True)
     assert built.model is not None
-    described = describe(built, *workload.size(tiny), references=workload.references)
+    given = {"references": workload.references, "precision": PRECISION}
+    estimated = describe(built, *workload.size(tiny), **given).memory.peak / GIB
+    built.model.backbone.recompute = [None for _ in built.model.backbone.blocks]
+    described = describe(built, *workload.size(tiny), **given)
     attended = described.context_tokens or 0
     adapters = 3 * adapter_flops(built.model.backbone.blocks, described.tokens, attended)
     return {
         "tokens": described.tokens,
+        "estimated_gib": estimated,
         "petaflop": described.step_flops / 1e15,
         "petaflop_published": (described.step_flops - adapters) / 1e15,
     }
@@ -146,7 +153,7 @@ def _fit(built: EditSystem, workload: Workload, watch: Stopwatch, steps: int, ti
     trainer = Trainer(
         accelerator="auto",
         devices=1,
-        precision="bf16-mixed",
+        precision=PRECISION,
         max_steps=steps,
         gradient_clip_val=1.0,
         callbacks=[watch],
