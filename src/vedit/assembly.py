@@ -26,7 +26,7 @@ from vedit.finetune.full import Full
 from vedit.finetune.plan import FinetunePlan
 from vedit.finetune.trained import restore, start_from, trained_state
 from vedit.flow.draws import drawn_from
-from vedit.model import EditModel, materialise
+from vedit.model import EditModel, materialise, shapes_only
 from vedit.parallel.gradients import clip_by_norm, clip_by_value, in_pieces
 from vedit.precision import adapted
 from vedit.tokens import Grid
@@ -109,7 +109,7 @@ class Assembly(Averaged):
             ConfigError: if two parts do not fit each other.
         """
         planned = _without_weights if meta else _unchanged
-        with torch.device("meta") if meta else nullcontext():
+        with shapes_only() if meta else nullcontext():
             with drawn_from(self.seed, "model"):
                 self.model = EditModel.build(planned(self.make_backbone), self.make_injections)
             spec = self.model.backbone.spec

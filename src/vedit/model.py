@@ -1,6 +1,8 @@
 """The conditioned denoiser: a backbone and the injections around it."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar, cast
 
 import torch
@@ -12,6 +14,8 @@ from vedit.conditioning.base import Injection
 from vedit.errors import ConfigError
 from vedit.packing import SideBySide
 from vedit.tokens import TokenSequence
+
+_INITIALISER = re.compile("[a-z][a-z_]*_$")  # such as `nn.init.normal_`
 
 InjectionFactory = Callable[[BackboneSpec], Injection]
 
@@ -44,9 +48,28 @@ def materialise(factory: Callable[[], Module]) -> Module:
     with torch.device("meta"):
         module = factory()
     if getattr(module, "weights", None) is None:
-        return factory()
+        # Where shapes are all that is wanted, they are there already.
+        return module if torch.get_default_device().type == "meta" else factory()
     cast(Loadable, module).load_weights()
     return module
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Build on the meta device, where drawing first weights would take most of the time.
+
+    Yields:
+        Nothing; inside, `torch.nn.init` does nothing.
+    """
+    drawn = {name: getattr(nn.init, name) for name in dir(nn.init) if _INITIALISER.match(name)}
+    try:
+        for name in drawn:
+            setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+        with torch.device("meta"):
+            yield
+    finally:
+        for name, function in drawn.items():
+            setattr(nn.init, name, function)
 
 
 def _load_inside(injection: nn.Module) -> None:

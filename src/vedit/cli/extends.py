@@ -10,8 +10,9 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from vedit.cli.interpolation import InterpolationError, resolve
 from vedit.cli.yaml_file import Tree, read_yaml
 from vedit.errors import ConfigError, nearest
 
@@ -98,14 +99,18 @@ def compose_layers(
     layers = list(below)
     tree: Tree = {}
     for layer in layers:
-        tree = merge(tree, layer.tree)
+        tree = _merged(tree, layer.tree)
     for key, value in overrides:
         layer = Layer(COMMAND_LINE, _nested(key.split("."), value, tree))
         layers.append(layer)
-        tree = merge(tree, layer.tree)
+        tree = _merged(tree, layer.tree)
     if name is not None:
         tree.setdefault("name", name)
-    return Composed(_interpolated(tree, layers), tuple(layers))
+    try:
+        return Composed(resolve(tree), tuple(layers))
+    except InterpolationError as error:
+        where = ".".join(error.parts)
+        raise Composed(tree, tuple(layers)).error(where, error.problem) from error
 
 
 def layers_of(files: Sequence[str | Path]) -> list[Layer]:
@@ -143,21 +148,26 @@ def merge(base: Tree, top: Mapping[str, Any]) -> Tree:
         >>> merge({"a": [1]}, {"a+": [2]})
         {'a': [1, 2]}
     """
+    return copy.deepcopy(_merged(base, top))
+
+
+def _merged(base: Tree, top: Mapping[str, Any]) -> Tree:
+    """`merge`, whose result shares with the two what it does not change."""
     changed = (
         "class_path" in base and top.get("class_path", base["class_path"]) != base["class_path"]
     )
-    merged = {} if changed else copy.deepcopy(base)
+    merged = {} if changed else dict(base)
     for key, value in top.items():
         if key.endswith("+"):
             name = key[:-1]
             below = merged.get(name) or []
             merged[name] = [*_listed(below), *_listed(value)]
         elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
+            merged[key] = _merged(merged[key], value)
         elif isinstance(value, Mapping):
-            merged[key] = merge(_as_class(merged.get(key), value), value)
+            merged[key] = _merged(_as_class(merged.get(key), value), value)
         else:
-            merged[key] = copy.deepcopy(value)
+            merged[key] = value
     return merged
 
 
@@ -232,54 +242,6 @@ def _as_class(below: Any, top: Mapping[str, Any]) -> Tree:
     if isinstance(below, str) and "init_args" in top and "class_path" not in top:
         return {"class_path": below}
     return {}
-
-
-def _interpolated(tree: Tree, layers: Sequence[Layer]) -> Tree:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        config = OmegaConf.create(tree)
-        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        _raise_interpolation(error, tree, layers)
-    return dict(resolved)  # type: ignore[arg-type]
-
-
-def _raise_interpolation(error: Exception, tree: Tree, layers: Sequence[Layer]) -> NoReturn:
-    key = getattr(error, "full_key", None) or ""
-    problem = " ".join(str(error).split("\n")[0].split())
-    parts = _path(key)
-    value = _value(tree, parts)
-    shown = f"'{value}': " if isinstance(value, str) else ""
-    missing = problem.split("'")[1] if "Interpolation key" in problem else ""
-    hint = nearest(missing, _dotted(tree)) if missing else ""
-    reason = f"no key '{missing}' to take the value from" if missing else problem
-    raise Composed(tree, tuple(layers)).error(".".join(parts), f"{shown}{reason}.{hint}") from error
-
-
-def _path(key: str) -> list[str]:
-    return key.replace("[", ".").replace("]", "").split(".")
-
-
-def _value(tree: Any, parts: Sequence[str]) -> Any:
-    for part in parts:
-        if isinstance(tree, list) and part.isdigit() and int(part) < len(tree):
-            tree = tree[int(part)]
-        elif isinstance(tree, Mapping) and part in tree:
-            tree = tree[part]
-        else:
-            return None
-    return tree
-
-
-def _dotted(tree: Any, prefix: str = "") -> list[str]:
-    if not isinstance(tree, Mapping):
-        return []
-    keys = []
-    for key, value in tree.items():
-        keys += [f"{prefix}{key}", *_dotted(value, f"{prefix}{key}.")]
-    return keys
 
 
 def _settles(tree: Any, parts: Sequence[str]) -> bool:

@@ -18,6 +18,9 @@ from vedit.sweep.experiments import Composition, Facts
 SECTION = "sweep"
 """Top-level key of an overlay that speaks to the sweep instead of the experiment."""
 
+UNBUILT = ("seed", "init_from", "optimizer", "lr_scheduler")
+"""Arguments of the model that neither its shapes nor its operations depend on."""
+
 
 class ComposedExperiments:
     """What `vedit.sweep.experiments.Experiments` asks for."""
@@ -63,11 +66,18 @@ class ComposedExperiments:
     def facts(self, checked: Tree, video: tuple[int, int, int] | None) -> Facts:
         """Build on the meta device and count; models that are equal are built once."""
         size = video or first_size(checked.get("data") or {})
-        key = json.dumps([checked["model"], size], sort_keys=True, default=str)
+        key = json.dumps([_built(checked["model"]), size], sort_keys=True, default=str)
         if key not in self._facts:
             with _uncollected():
                 self._facts[key] = _facts(checked, size)
         return self._facts[key]
+
+
+def _built(model: Tree) -> Tree:
+    """A model without what building it on the meta device does not look at."""
+    if "class_path" in model:
+        return model  # of a class of its own, which may look at anything
+    return {key: value for key, value in model.items() if key not in UNBUILT}
 
 
 @contextmanager

@@ -96,6 +96,7 @@ def _typed(
         published=_published(tree.get("published"), axes, problems),
         title=problems.text("title", tree.get("title", "")),
         file=file,
+        overlays=tuple(overlays),
     )
 
 

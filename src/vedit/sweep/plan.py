@@ -251,15 +251,17 @@ class _Planner:
         more: Sequence[tuple[str, Any]] = (),
     ) -> Composition:
         files = [*self.grid.base]
+        if stage.files:  # an experiment of its own, at the same scale
+            files += [*stage.files, *self.grid.overlays]
         for option in choice.items():
             files += self._option(*option).files
         overrides = [*self.grid.overrides.items(), *self._overrides(choice)]
         overrides += [*stage.overrides.items(), *more]
         keys = ["seed_everything", "model.seed"]
-        if not self._own_data([*files, *stage.files], overrides):
+        if not self._own_data(files, overrides):
             keys.append("data.seed")
         overrides += [(key, seed) for key in keys]
-        return self.experiments.compose([*files, *stage.files], overrides)
+        return self.experiments.compose(files, overrides)
 
     def _own_data(self, files: Sequence[str], overrides: Sequence[tuple[str, Any]]) -> bool:
         """Whether the data is a class of its own, which may take no seed."""

@@ -133,6 +133,7 @@ class Grid:
     Attributes:
         name: of the sweep; the stem of the file unless it says otherwise.
         base: files of the experiment that every cell starts from, those of the overlay last.
+        overlays: the latter, which also go over the experiments of earlier stages.
         axes: options by axis, in the order of the file.
         cells: option by axis of every cell, in order; an axis that does not apply is missing.
         seeds: each cell runs once per seed.
@@ -162,6 +163,7 @@ class Grid:
     published: tuple[Published, ...] = ()
     title: str = ""
     file: str = ""
+    overlays: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def grid_from(tree: Mapping[str, Any]) -> Grid:
     """
     known: dict[str, Any] = dict(tree)
     known |= {key: tuple(tree[key]) for key in ("base", "cells", "seeds")}
+    known["overlays"] = tuple(tree.get("overlays", ()))
     known["axes"] = {
         axis: {name: _option(option) for name, option in options.items()}
         for axis, options in tree["axes"].items()

@@ -28,6 +28,7 @@ def write_video(
     crf: int = 16,
     pixel_format: str = "yuv420p",
     times: tuple[Fraction, ...] | None = None,
+    preset: str = "medium",
 ) -> None:
     """Write H.264 of exactly the given frames, rate and size.
 
@@ -44,6 +45,7 @@ def write_video(
         crf: Quality, 0 lossless but for the colour conversion, 51 worst.
         pixel_format: Chroma layout.
         times: Presentation time of each frame in seconds, for a variable rate.
+        preset: How long x264 may search: faster ones make larger files.
 
     Raises:
         DataError: There is no frame, or the container cannot be written.
@@ -59,7 +61,7 @@ def write_video(
     try:
         with _writable(str(partial), str(path)) as output:
             sound = (audio_from, audio_start) if audio_from is not None else None
-            _encode(output, str(path), frames, fps, crf, pixel_format, "medium", times, sound)
+            _encode(output, str(path), frames, fps, crf, pixel_format, preset, times, sound)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
