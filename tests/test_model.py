@@ -8,7 +8,7 @@ from vedit.batch import Conditions
 from vedit.conditioning.append import AppendTokens
 from vedit.conditioning.cross import CrossAttend
 from vedit.errors import ConfigError, WeightsError
-from vedit.model import EditModel, materialise
+from vedit.model import EditModel, materialise, shapes_only
 from vedit.tokens import Context
 
 
@@ -51,6 +51,18 @@ def test_materialise_loads_weights_without_random_ones(tmp_path):
 
 def tiny_lazy(folder):
     return WanDiT(**TINY, weights=folder)
+
+
+def test_shapes_alone_are_built_once_and_draw_nothing():
+    state = torch.random.get_rng_state()
+    made = []
+    with shapes_only():
+        model = materialise(lambda: made.append(torch.nn.Linear(3, 2)) or made[-1])
+    assert len(made) == 1
+    assert model.weight.is_meta
+    assert model.weight.shape == (2, 3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.nn.init.zeros_(torch.ones(2)).sum() == 0  # as it was
 
 
 def test_materialise_without_weights_initialises():

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, Self
 
-import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 

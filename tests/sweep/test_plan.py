@@ -65,6 +65,26 @@ def test_stages_come_first_and_are_shared(tmp_path: Path) -> None:
     assert start == str(folder.run(first[0].digest))
 
 
+def test_an_overlay_goes_over_earlier_stages_and_under_options(tmp_path: Path) -> None:
+    (tmp_path / "stage.yaml").write_text("trainer: {log_every_n_steps: 7}\ndata: {batch_size: 3}\n")
+    (tmp_path / "option.yaml").write_text("trainer: {log_every_n_steps: 9}\n")
+    overlay = tmp_path / "small.yaml"
+    overlay.write_text("trainer: {log_every_n_steps: 8}\n")
+    stages = [{"name": "first", "share": 0.5, "extends": "stage"}]
+    axes = {
+        "curriculum": {"two": {"stages": stages}},
+        "logs": {"as they are": None, "seldom": {"extends": "option"}},
+    }
+    file = write_grid(tmp_path, axes=axes, budget={"steps": 2})
+    experiments = ComposedExperiments()
+    found = make_plan(read_grid(str(file), experiments, [str(overlay)]), experiments)
+    configs = [[run.config for run in found.chain(cell.digest)] for cell in found.cells]
+    every = [[config["trainer"]["log_every_n_steps"] for config in chain] for chain in configs]
+    assert every == [[8, 8], [9, 9]]
+    assert [config["data"]["batch_size"] for config in configs[0]][0] == 3
+    assert configs[0][1]["data"]["batch_size"] != 3
+
+
 def test_dry_run_tells_cells_and_differences(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

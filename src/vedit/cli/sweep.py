@@ -18,7 +18,7 @@ from vedit.sweep.problems import GridErrors
 USAGE = """\
 usage: vedit sweep FILE [--dry-run] [--only PATTERN] [--overlay FILE] [--output DIR]
                    [--jobs N] [--max-retries N]
-                   [--launcher local|slurm|CLASS [--launcher.KEY VALUE ...]]
+                   [--launcher local|slurm|optuna|CLASS [--launcher.KEY VALUE ...]]
        vedit sweep status|report|cancel FOLDER|FILE [--overlay FILE]
 
 Runs every cell of a grid, a YAML file of named axes of named options over an experiment. All cells
@@ -41,6 +41,7 @@ their content: those that have finished are skipped, those that were interrupted
 LAUNCHERS = {
     "local": "vedit.sweep.launchers.local.Local",
     "slurm": "vedit.sweep.launchers.slurm.Slurm",
+    "optuna": "vedit.sweep.launchers.optuna.Optuna",
 }
 VERBS = ("status", "report", "cancel")
 OPTIONS = ("only", "overlay", "output", "jobs", "max-retries", "launcher")
