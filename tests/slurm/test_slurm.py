@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -92,7 +93,8 @@ def test_cancelled_jobs_and_dead_nodes_show(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}/src:{ROOT}")  # for the jobs
+    known = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}/src:{ROOT}:{known}")  # for the jobs
     write_grid(tmp_path, overrides=HELD, budget={"steps": 4}, metrics={"loss": "train/loss"})
     hold, folder = tmp_path / "hold", tmp_path / "sweep"
     hold.touch()

@@ -36,7 +36,7 @@ def nothing_left() -> Iterator[None]:
 
 
 def wait_for(
-    condition: Callable[[], Any], process: subprocess.Popen[str], limit: float = 240
+    condition: Callable[[], Any], process: subprocess.Popen[str], limit: float = 900
 ) -> Any:
     """What the condition gives, as soon as it gives something; fails if the process ends first."""
     until = time.monotonic() + limit
@@ -51,7 +51,7 @@ def wait_for(
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == code, err
     return out
 
@@ -92,7 +92,7 @@ def test_killed_sweeps_and_runs_end_in_the_same_table(tmp_path: Path) -> None:
 
     # A second sweep in the folder is told so, and nothing happens to the first.
     refused = start(*again, folder=tmp_path)
-    assert "vedit sweep, process" in refused.communicate(timeout=120)[1]
+    assert "vedit sweep, process" in refused.communicate(timeout=900)[1]
     assert refused.returncode == 1
 
     # The training alone: it is tried again, and goes on from its checkpoint.

@@ -58,7 +58,9 @@ def stop_started() -> None:
 
 def start(*words: str, folder: Path) -> subprocess.Popen[str]:
     """`vedit sweep` in a process and a session of its own."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    known = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    paths = dict.fromkeys([str(ROOT / "src"), str(ROOT), *known])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     process = subprocess.Popen(
         [sys.executable, "-m", "vedit", "sweep", *words],
         cwd=folder,

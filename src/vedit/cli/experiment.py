@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Sequence
 from importlib import import_module
@@ -172,7 +173,7 @@ def system(checked: Tree) -> EditSystem:
 
     from vedit.system import EditSystem
 
-    tree = checked["model"]
+    tree = copy.deepcopy(checked["model"])  # the parser writes into what it parses
     parser = ArgumentParser(exit_on_error=False)
     if "class_path" in tree:
         parser.add_subclass_arguments(EditSystem, "model")
