@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -199,12 +200,19 @@ def _put_back(tree: Any, find: Callable[[str], Tensor]) -> Any:
 def _one_line(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # torch raises many kinds for damaged files
-        reason = " ".join(str(error).split())[:200]
+    except (Exception, CheckpointException) as error:  # many kinds for damaged files
+        reason = " ".join(str(_cause(error)).split())[:200]
         raise WeightsError(
             f"{path}: not a readable checkpoint, files are missing or cut short "
-            f"({type(error).__name__}: {reason})."
+            f"({type(_cause(error)).__name__}: {reason})."
         ) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a rank met, where several report together."""
+    if isinstance(error, CheckpointException):
+        return next(iter(error.failures.values()))[0]
+    return error
 
 
 @contextmanager
