@@ -20,6 +20,10 @@ class WeightsError(VeditError):
     """Weights do not fit the model; the message starts with the file or folder."""
 
 
+class TrainingError(VeditError):
+    """Training cannot go on; the message starts with the step."""
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """The hint for a misspelt name.
 

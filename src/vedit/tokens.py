@@ -264,11 +264,15 @@ class TokenSequence:
             tokens=torch.cat([s.tokens for s in self.segments], dim=1),
             positions=torch.cat([s.positions for s in self.segments]),
             sigma=torch.stack([s.sigma for s in self.segments], dim=1),
-            layout=AttentionLayout(
-                lengths=tuple(s.tokens.shape[1] for s in self.segments), sees=self._visibility()
-            ),
+            layout=self.layout,
             valid=self._validity(),
         )
+
+    @property
+    def layout(self) -> AttentionLayout:
+        """Lengths and visibility of the segments."""
+        lengths = tuple(segment.tokens.shape[1] for segment in self.segments)
+        return AttentionLayout(lengths, self._visibility())
 
     def _validity(self) -> Tensor | None:
         if all(s.valid is None for s in self.segments):

@@ -9,16 +9,9 @@ import torch
 from torch import nn
 
 from vedit.attention import choose_kernel
-from vedit.backbones.flops import (
-    Training,
-    adapter_flops,
-    ends_unread,
-    forward_flops,
-    step_flops,
-)
-from vedit.backbones.recompute import recomputed_flops
 from vedit.callbacks.memory import Holding, MemoryEstimate, Spread, estimate, holding_of
-from vedit.callbacks.parameters import PartRow, ffn_width, part_rows, published_parameters
+from vedit.callbacks.operations import operations_of
+from vedit.callbacks.parameters import PartRow, part_rows, published_parameters
 from vedit.errors import ConfigError
 from vedit.tokens import Grid, Segment, TokenSequence
 from vedit.twin import context_lengths, twin_sequence
@@ -168,17 +161,8 @@ def describe(
     attends = system.model.backbone.spec.cross_attention and sequence.context is not None
     attended = sum(lengths.values()) if attends else 0
     backbone, layout = system.model.backbone, sequence.pack().layout
-    forward = forward_flops(
-        layout,
-        attended,
-        backbone.spec.width,
-        ffn_width(backbone),
-        backbone.spec.blocks,
-        adapter_flops(backbone.blocks, sum(layout.lengths), attended),
-        ends_unread(backbone.blocks[0]),
-    )
-    training = how_trained(backbone)
-    again = recomputed_flops(backbone.recompute, forward)
+    operations = operations_of(backbone, layout, attended)
+    forward = operations.forward
     latents = (system.codec.latent_channels, *grid)
     holding = holding_of(system, sum(layout.lengths), attended, latents, precision)
     recompute = backbone.recompute or [None] * len(backbone.blocks)
@@ -190,7 +174,7 @@ def describe(
         parts=part_rows(system),
         transformer=published_parameters(backbone),
         forward_flops=forward.total,
-        step_flops=step_flops(forward, training, again),
+        step_flops=operations.hardware,
         attention_share=forward.attention / forward.total,
         memory=estimate(holding, recompute, spread),
         holding=holding,
@@ -217,12 +201,6 @@ def kernel_here(backbone: nn.Module, precision: str) -> str:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kernel = choose_kernel(device, dtype, getattr(backbone, "attention", "auto"))
     return f"{kernel.name} ({kernel.reason})"
-
-
-def how_trained(backbone: nn.Module) -> Training:
-    """Whether weights, adapters or nothing of the backbone trains."""
-    train = [parameter.requires_grad for parameter in backbone.parameters()]
-    return "full" if all(train) else "lora" if any(train) else "frozen"
 
 
 def _segment_row(segment: Segment, sequence: TokenSequence) -> SegmentRow:
