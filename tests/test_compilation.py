@@ -14,7 +14,12 @@ from torch._inductor.decomposition import select_decomp_table
 from torch.nn import functional as F
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint
 
+from vedit.attention import Kernel
+from vedit.attention.kernel import at_once
+from vedit.attention.runs import Runs
 from vedit.backbones.blocks import CrossBlock, DualCrossBlock, UnifiedBlock
+from vedit.backbones.recompute import KeepAttention, RecomputeBlocks, RecomputeFeedForward
+from vedit.backbones.wan import WanDiT
 from vedit.compilation import CompileBlocks
 from vedit.errors import ConfigError
 from vedit.finetune.lora import LoRA
@@ -239,6 +244,23 @@ def test_a_share_of_activations_is_kept_and_gradients_stay():
     assert sizes[1] < 0.65 * sizes[0]
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [RecomputeBlocks(), KeepAttention(), RecomputeFeedForward()])
+@pytest.mark.parametrize("runs", [False, True], ids=["sdpa", "runs"])
+def test_generated_code_leaves_what_is_recomputed_to_the_backbone(recompute, runs, monkeypatch):
+    if runs:  # attention as one operator, as FlashAttention and xformers are called on a GPU
+        kernel = Kernel(
+            "reference", "asked for", at_once(Runs("reference"), Runs("reference").dense)
+        )
+        monkeypatch.setattr(WanDiT, "kernel", lambda *_: kernel)
+    model = tiny(num_layers=2, recompute=recompute)
+    LoRA(rank=4).apply(model)
+    twin, _ = compiled(model, backend="inductor")
+    results = [gradients(m, given(m, padded=False)) for m in (model, twin)]
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -18,9 +18,12 @@ class KeepSelfAttention(CustomGraphPass):
     """
 
     def __call__(self, graph: Graph) -> None:
-        """Mark the nodes of a graph that holds forward and backward pass."""
+        """Mark the nodes of a graph that holds forward and backward pass.
+
+        What `recompute` of the backbone has marked already is its decision.
+        """
         for node in graph.nodes:
-            if node.op == "call_function" and _is_kept(node):
+            if node.op == "call_function" and "recompute" not in node.meta and _is_kept(node):
                 node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
 
     def uuid(self) -> bytes:
