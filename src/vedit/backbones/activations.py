@@ -2,7 +2,7 @@
 
 The formulas follow the eager computation of `vedit.backbones.blocks`; a compiler may keep less.
 With N tokens, L context tokens, width D, hidden width f, H heads and b bytes a number, a block of
-Wan with everything trained keeps `N D (18 b + 4) + 2 N f b + 8 N H`, its share of the context
+Wan with everything trained keeps `N D (16 b + 4) + 2 N f b + 8 N H`, its share of the context
 apart: see `kept_by`.
 """
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vedit.attention import choose_kernel
+from vedit.backbones.flops import Flops
 from vedit.callbacks.memory import Holding, MemoryEstimate, Spread, estimate, holding_of
 from vedit.callbacks.operations import operations_of
 from vedit.callbacks.parameters import PartRow, part_rows, published_parameters
@@ -48,7 +49,7 @@ class Description:
         parts: parameters by part.
         transformer: parameters of the pretrained transformer as published, text projection
             included.
-        forward_flops: of the backbone, one sample.
+        forward: operations of the backbone, one sample.
         step_flops: of a training step, one sample, with what is computed again.
         attention_share: of the forward operations.
         memory: what a training needs on one device.
@@ -63,7 +64,7 @@ class Description:
     context_tokens: int | None
     parts: tuple[PartRow, ...]
     transformer: int
-    forward_flops: float
+    forward: Flops
     step_flops: float
     attention_share: float
     memory: MemoryEstimate
@@ -72,14 +73,20 @@ class Description:
     kernel: str
 
     @property
+    def forward_flops(self) -> float:
+        """Operations of the backbone, one sample."""
+        return self.forward.total
+
+    @property
     def tokens(self) -> int:
         """Tokens of one sample."""
         return sum(row.tokens for row in self.segments)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        more = {"tokens": self.tokens, "parameters": self.parameters()}
-        found = {**asdict(self), **more, "memory": self.memory.as_dict()}
+        more: dict[str, Any] = {"tokens": self.tokens, "forward_flops": self.forward_flops}
+        more |= {"parameters": self.parameters(), "memory": self.memory.as_dict()}
+        found = {**asdict(self), **more}
         del found["holding"]
         return found
 
@@ -173,7 +180,7 @@ def describe(
         context_tokens=attended or None,
         parts=part_rows(system),
         transformer=published_parameters(backbone),
-        forward_flops=forward.total,
+        forward=forward,
         step_flops=operations.hardware,
         attention_share=forward.attention / forward.total,
         memory=estimate(holding, recompute, spread),

@@ -75,6 +75,7 @@ class Holding:
     Attributes:
         trained: weights that train.
         frozen: weights of the model that do not.
+        stored: those of them in fewer bits, which every device holds whole.
         encoders: of the codec and the frozen tower of the context encoder.
         block: of the largest block, as it is gathered to compute with.
         states: numbers that the optimizer keeps for each one that trains.
@@ -86,6 +87,7 @@ class Holding:
 
     trained: float
     frozen: float
+    stored: float
     encoders: float
     block: float
     states: float
@@ -163,7 +165,7 @@ def estimate(
     trained = holding.trained / spread.pieces
     whole, split = holding.outside
     return MemoryEstimate(
-        weights=trained + holding.frozen / frozen_pieces + gathered,
+        weights=trained + holding.frozen / frozen_pieces + holding.stored + gathered,
         encoders=holding.encoders,
         optimizer=trained * holding.states,
         gradients=trained,
@@ -230,8 +232,9 @@ def holding_of(
     return Holding(
         trained=sum(c[0] for c in (*counts, *towers)),
         frozen=sum(c[1] for c in counts),
-        encoders=sum(c[1] for c in towers) + sum(_bytes(system.codec, None)),
-        block=sum(_bytes(backbone.blocks[0], 2 if mixed else kept)),
+        stored=sum(c[2] for c in counts),
+        encoders=sum(c[1] + c[2] for c in towers) + sum(_bytes(system.codec, None)),
+        block=sum(_bytes(backbone.blocks[0], 2 if mixed else kept)[:2]),
         states=states,
         temporaries=temporaries,
         sizes=sizes,
@@ -278,13 +281,17 @@ def optimizer_numbers(make: Callable[[Any], Any]) -> tuple[float, float]:
     return sum(t.numel() for t in tensors) / weight.numel(), float(together and bool(tensors))
 
 
-def _bytes(module: nn.Module, size: int | None) -> tuple[float, float]:
-    """Bytes of what trains and of what does not, at `size` bytes a number or at their own."""
+def _bytes(module: nn.Module, size: int | None) -> tuple[float, float, float]:
+    """Bytes of what trains, of what does not, and of what is stored in fewer bits.
+
+    Args:
+        module: on any device.
+        size: bytes a number of the first two; None is their own.
+    """
     found = {True: 0.0, False: 0.0}
     for parameter in module.parameters():
         each = parameter.element_size() if size is None else size
         found[parameter.requires_grad] += parameter.numel() * each
-    for layer in module.modules():
-        if isinstance(layer, StoredLinear):
-            found[False] += sum(t.numel() * t.element_size() for t in layer.stored)
-    return found[True], found[False]
+    layers = [layer for layer in module.modules() if isinstance(layer, StoredLinear)]
+    stored = sum(t.numel() * t.element_size() for layer in layers for t in layer.stored)
+    return found[True], found[False], float(stored)
