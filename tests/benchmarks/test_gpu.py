@@ -24,7 +24,8 @@ def run(tmp_path: Path, *arguments: str) -> tuple[str, dict]:
 
 
 def test_a_step_ours_and_the_peers(tmp_path):
-    printed, results = run(tmp_path, "--only", "6 of 30 blocks: eager, keeps all$|easyv2v 480p: peer")
+    rows = "6 of 30 blocks: eager, keeps all$|easyv2v 480p: peer"
+    printed, results = run(tmp_path, "--only", rows)
     ours, peer = sorted(results["rows"], key=lambda row: "peer" in row["name"])
     assert ours["seconds"] > 0
     assert peer["seconds"] > 0

@@ -19,6 +19,7 @@ from vedit.callbacks.memory import (
     optimizer_numbers,
 )
 from vedit.callbacks.summary import compared, warning
+from vedit.compilation import CompileBlocks
 from vedit.finetune.full import Full
 from vedit.finetune.lora import LoRA
 from vedit.finetune.plan import FinetunePlan
@@ -96,6 +97,13 @@ def test_sharing_a_sequence_divides_activations_too() -> None:
     assert two.gradients == one.gradients / 2
     assert 0.45 * one.activations < two.activations < 0.75 * one.activations
     assert of(Spread(batch=3)).activations == pytest.approx(3 * one.activations)
+
+
+def test_a_compiler_told_to_keep_a_share_keeps_that_share() -> None:
+    every = describe(built(), *SIZE).memory.activations
+    told = built(compile=CompileBlocks(backend="eager", keep=0.5))
+    half = describe(told, *SIZE).memory.activations
+    assert 0.5 * every < half < 0.75 * every  # what lies outside of blocks stays
 
 
 def test_gradients_add_to_activations_where_batches_accumulate() -> None:

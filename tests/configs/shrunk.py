@@ -58,7 +58,8 @@ def tiny(tree: Tree, shards: Path) -> Tree:
         shards: to train on; turns are those of the configuration if they are between kinds.
     """
     tree = shrink(tree)
-    tree["model"] |= {"init_from": None}
+    # Generating code takes longer than a tiny step; tests/test_compilation.py does.
+    tree["model"] |= {"init_from": None, "compile": None}
     tree["data"] = {
         **(tree.get("data") or {}),
         "train": str(shards),

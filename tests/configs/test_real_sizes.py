@@ -123,7 +123,8 @@ def described(name: str, size: tuple[int, int, int], capsys: pytest.CaptureFixtu
     frames, height, width = map(str, size)
     config = str(EXPERIMENTS / f"{name}.yaml")
     sizes = ["--frames", frames, "--height", height, "--width", width]
-    assert main(["describe", "--config", config, *sizes, "--json"]) == 0
+    blocks = ["--model.backbone.init_args.recompute", "RecomputeBlocks"]  # as `step` counts
+    assert main(["describe", "--config", config, *sizes, *blocks, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 

@@ -173,6 +173,8 @@ def describe(
     latents = (system.codec.latent_channels, *grid)
     holding = holding_of(system, sum(layout.lengths), attended, latents, precision)
     recompute = backbone.recompute or [None] * len(backbone.blocks)
+    compiled = getattr(system, "compile_blocks", None)
+    keep = 1.0 if compiled is None else compiled.keep
     return Description(
         video=(frames, height, width),
         latents=latents,
@@ -183,7 +185,7 @@ def describe(
         forward=forward,
         step_flops=operations.hardware,
         attention_share=forward.attention / forward.total,
-        memory=estimate(holding, recompute, spread),
+        memory=estimate(holding, recompute, spread, keep),
         holding=holding,
         blocks=len(backbone.blocks),
         kernel=kernel_here(backbone, precision),

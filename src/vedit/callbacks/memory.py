@@ -142,7 +142,7 @@ class MemoryEstimate:
 
 
 def estimate(
-    holding: Holding, recompute: Sequence[Recompute | None], spread: Spread
+    holding: Holding, recompute: Sequence[Recompute | None], spread: Spread, keep: float = 1.0
 ) -> MemoryEstimate:
     """What one device has to hold.
 
@@ -150,6 +150,8 @@ def estimate(
         holding: of the system.
         recompute: the strategy of each block.
         spread: over devices.
+        keep: share of what blocks keep that `CompileBlocks` is told to leave; the compiler often
+            keeps less.
 
     Returns:
         Bytes by what they are for.
@@ -170,7 +172,7 @@ def estimate(
         optimizer=trained * holding.states,
         gradients=trained,
         step=trained * holding.temporaries,
-        activations=kept_bytes(recompute, kept_by(sizes, holding.reads))
+        activations=keep * kept_bytes(recompute, kept_by(sizes, holding.reads))
         + spread.batch * (whole + split / spread.context),
         workspace=workspace(sizes),
         accumulates=spread.accumulates,
