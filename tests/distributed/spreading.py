@@ -23,6 +23,7 @@ from vedit.conditioning.cross import CrossAttend
 from vedit.context.umt5 import UMT5
 from vedit.data.module import EditData
 from vedit.distributed.fsdp2 import FSDP2
+from vedit.finetune.frozen import Frozen
 from vedit.finetune.full import Full
 from vedit.finetune.lora import LoRA
 from vedit.finetune.plan import FinetunePlan
@@ -35,6 +36,7 @@ from vedit.system import EditSystem
 
 PLANS = {
     "full": lambda: FinetunePlan(connector=Full()),
+    "connector": lambda: FinetunePlan(backbone=Frozen(), injections=Frozen(), connector=Full()),
     "lora": lambda: FinetunePlan(backbone=LoRA(rank=2), connector=Full()),
 }
 GLOBAL_BATCH = 4

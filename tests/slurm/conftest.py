@@ -140,7 +140,6 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(f"no Slurm here ({missing[0]} is missing): apt-get install slurm-wlm munge")
     if os.geteuid() != 0:
         pytest.skip("a Slurm of one's own has to be started by root")
-    pytest.importorskip("submitit", reason="needs submitit: pip install vedit[slurm]")
     folder = Path(tempfile.mkdtemp(prefix="vedit-slurm-"))
     folder.chmod(0o755)
     made = Cluster(folder)

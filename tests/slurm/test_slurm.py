@@ -29,6 +29,7 @@ SLURM = ("--launcher", "slurm", "--launcher.poll", "1")
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
+    pytest.importorskip("submitit", reason="needs submitit: pip install vedit[slurm]")
     yield
     stop_started()
 
