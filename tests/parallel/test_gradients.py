@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -175,11 +176,21 @@ def test_the_mean_of_two_ranks_is_the_gradient_of_one(two, way, system, finetune
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["plain", "blocks"])
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("finetune", FINETUNE)
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("way", WAYS[2])
-def test_every_way_on_two_ranks(two, way, system, finetune):
-    check(two, way, system, finetune)
+def test_every_way_on_two_ranks(two, way, system, finetune, dtype, mode):
+    check(two, way, system, finetune, dtype, mode)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in ("plain", "blocks")])
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("way", ["fsdp", "ulysses", "fsdp ulysses"])
+def test_every_way_to_compute_activations_again(two, way, system, mode):
+    check(two, way, system, "full", "float64", mode)
 
 
 @pytest.mark.slow
@@ -188,3 +199,19 @@ def test_every_way_on_two_ranks(two, way, system, finetune):
 @pytest.mark.parametrize("way", WAYS[4])
 def test_every_way_on_four_ranks(four, way, system, finetune):
     check(four, way, system, finetune)
+
+
+@pytest.fixture
+def compiling(two) -> Iterator[Ranks]:
+    """Ranks that forget what they compiled."""
+    two.run(torch._dynamo.reset)
+    yield two
+    two.run(torch._dynamo.reset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finetune", FINETUNE)
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("way", WAYS[2])
+def test_every_way_with_blocks_traced(compiling, way, system, finetune):
+    check(compiling, way, system, finetune, backend="aot_eager")
