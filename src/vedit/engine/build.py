@@ -74,7 +74,10 @@ def _build(
 
 def _claim(output: Path, config: BuildConfig, windows: list[Window]) -> None:
     """Refuse to mix shards of two configurations, or of other clips, in one folder."""
-    settings = {k: v for k, v in asdict(config).items() if k not in ("clips", "output", "workers")}
+    left_out = {"clips", "output", "workers"}
+    if config.transition_fraction == 0:  # as folders say that were built before there were any
+        left_out |= {"transition_fraction", "transition_blend"}
+    settings = {k: v for k, v in asdict(config).items() if k not in left_out}
     places = [(w.clip.name, w.start, w.stride) for w in windows]
     settings["clips"] = hashlib.sha256(repr(places).encode()).hexdigest()[:16]
     text = json.dumps(settings, default=str, indent=1)

@@ -30,7 +30,11 @@ class BuildConfig:
         masked_fraction: Share of samples whose edit is limited to a random region.
         mask_kinds: Shapes of the regions.
         mask_area: Smallest and largest share of the frame that a region covers.
-        reference: Write one frame of the target as a reference image.
+        transition_fraction: Share of samples whose edit sets in within the clip; their mask says in
+            which frames it holds.
+        transition_blend: Frames of a transition that mix source and target.
+        reference: Write one frame of the target as a reference image, of the edit itself where it
+            sets in later.
         wordings: "all" wordings of an instruction, "seen" for all but the last, "holdout" for
             the last alone, or a list of their numbers.
         seed: Everything random follows from it.
@@ -52,6 +56,8 @@ class BuildConfig:
     masked_fraction: float = 0.0
     mask_kinds: list[str] = field(default_factory=lambda: list(KINDS))
     mask_area: tuple[float, float] = (0.1, 0.5)
+    transition_fraction: float = 0.0
+    transition_blend: int = 2
     reference: bool = False
     wordings: list[int] | Literal["all", "seen", "holdout"] = "all"
     seed: int = 0
@@ -70,8 +76,13 @@ class BuildConfig:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, expected at least 1.")
         if not self.strides or min(self.strides) < 1:
             raise ConfigError(f"strides: got {self.strides}, expected positive frame steps.")
-        if not 0 <= self.masked_fraction <= 1:
-            raise ConfigError(f"masked_fraction: got {self.masked_fraction}, expected 0 to 1.")
+        for name in ("masked_fraction", "transition_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, expected 0 to 1.")
+        if self.transition_blend < 0:
+            raise ConfigError(f"transition_blend: got {self.transition_blend}, expected 0 or more.")
+        if self.transition_fraction > 0 and self.frames < 2:  # noqa: PLR2004
+            raise ConfigError("transition_fraction: needs clips of at least 2 frames.")
         chosen = len(self.chosen)
         if self.edits_per_window is not None and not 1 <= self.edits_per_window <= chosen:
             raise ConfigError(

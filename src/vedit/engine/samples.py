@@ -16,9 +16,10 @@ from vedit.engine.build_config import BuildConfig
 from vedit.engine.chance import integer, stream
 from vedit.engine.experts import Expert, expert
 from vedit.engine.experts.apply import apply_edit, local_instruction
-from vedit.engine.masks import sample_mask
+from vedit.engine.masks import sample_mask, starting_at
 from vedit.engine.pixels import to_pixels, to_signed
 from vedit.engine.source_windows import Window
+from vedit.engine.transitions import sample_start, transition
 from vedit.video import NamedBytes, WindowReader, encode_video, read_video
 
 
@@ -75,25 +76,45 @@ def _sample(
     if masked:
         shape = (config.frames, config.height, config.width)
         mask = sample_mask(generator, *shape, config.mask_kinds, config.mask_area)
-    target = to_pixels(apply_edit(edit, video, mask))
+    edited = apply_edit(edit, video, mask)
     shown = integer(generator, config.frames)
+    changing, mask = _transition(key, video, edited, mask, config)
     return Sample(
-        _record(key, window, edit, fps, masked, config),
+        _record(key, window, edit, fps, masked, mask is not None, config),
         source,
-        encode_video(target, fps, config.crf),
+        encode_video(to_pixels(changing), fps, config.crf),
         None if mask is None else _encode_mask(mask, fps),
-        _encode_png(target[shown]) if config.reference else None,
+        _encode_png(to_pixels(edited[shown : shown + 1])[0]) if config.reference else None,
     )
 
 
+def _transition(
+    key: str, video: Tensor, edited: Tensor, mask: Tensor | None, config: BuildConfig
+) -> tuple[Tensor, Tensor | None]:
+    """The target and its mask, of an edit that perhaps sets in within the clip."""
+    generator = stream(config.seed, f"{key}/transition")  # what else is drawn stays as it is
+    if float(torch.rand(1, generator=generator)) >= config.transition_fraction:
+        return edited, mask
+    start = sample_start(generator, config.frames)
+    whole = torch.ones(config.frames, 1, config.height, config.width) if mask is None else mask
+    changing = transition(video, edited, start, config.transition_blend)
+    return changing, starting_at(whole, start)
+
+
 def _record(
-    key: str, window: Window, edit: Expert, fps: Fraction, masked: bool, config: BuildConfig
+    key: str,
+    window: Window,
+    edit: Expert,
+    fps: Fraction,
+    local: bool,
+    has_mask: bool,
+    config: BuildConfig,
 ) -> SampleRecord:
     numbers = config.wording_numbers(edit)
     return SampleRecord(
         key=key,
         instructions=tuple(
-            local_instruction(edit, n) if masked else edit.instructions[n] for n in numbers
+            local_instruction(edit, n) if local else edit.instructions[n] for n in numbers
         ),
         frames=config.frames,
         height=config.height,
@@ -104,7 +125,7 @@ def _record(
         source_clip=window.clip.name,
         start=window.start,
         stride=window.stride,
-        has_mask=masked,
+        has_mask=has_mask,
         has_reference=config.reference,
     )
 
