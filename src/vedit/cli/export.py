@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vedit.cli.edit import add_weights
 
-FORMATS = ("diffusers", "lora", "comfyui")
+FORMATS = ("diffusers", "lora", "comfyui", "vedit")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         choices=FORMATS,
         help="diffusers: a folder, adapters merged; lora: the adapter for load_lora_weights; "
-        "comfyui: adapter or merged transformer by ComfyUI's names",
+        "comfyui: adapter or merged transformer by ComfyUI's names; vedit: for vedit alone, "
+        "whatever the blocks are",
     )
     parser.add_argument("--output", required=True, type=Path, help="folder to write, new or empty")
     parser.add_argument(

@@ -54,6 +54,11 @@ class ContextEncoder(nn.Module, ABC):
     on_host: tuple[str, ...] = ()
 
     @property
+    def is_drawn(self) -> bool:
+        """Whether some of the tower has random weights, which lie in no folder."""
+        return self.weights is None
+
+    @property
     def stored_features_hold(self) -> bool:
         """Whether features that were stored once stay true: what makes them is frozen."""
         return not any(parameter.requires_grad for parameter in self.tower.parameters())

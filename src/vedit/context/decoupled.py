@@ -62,6 +62,11 @@ class Decoupled(ContextEncoder):
             else:
                 self._adopt({**self._encoders, name: self._factories[name](self._spec)})
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether either encoder has random weights."""
+        return any(encoder.is_drawn for encoder in self._encoders.values())
+
     def features(
         self, instruction: Sequence[str], images: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ def conditioning_tensors(system: EditSystem, text_parts: Sequence[str] = ()) -> 
         parts |= {f"context.{part}": getattr(context, part) for part in trained}
     elif context is not None:
         parts["context.connector"] = context.connector
-        if context.weights is None or not isinstance(plan.tower, Frozen):
+        if context.is_drawn or not isinstance(plan.tower, Frozen):
             parts["context.tower"] = context.tower
     return {
         f"{prefix}.{name}": value.detach().cpu()

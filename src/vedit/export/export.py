@@ -12,13 +12,13 @@ from vedit.editor.checkpoint import Trained, Weights, load_trained
 from vedit.errors import ConfigError, nearest
 from vedit.export.comfyui import adapter_tensors, whole_tensors, write_file
 from vedit.export.conditioning import conditioning_tensors, write_conditioning
-from vedit.export.folder import write_folder
-from vedit.export.transformer import backbone_of, joined_source, merge_adapters
+from vedit.export.folder import write_folder, write_own_folder
+from vedit.export.transformer import backbone_of, joined_source, merge_adapters, own_backbone
 from vedit.finetune.adapter_file import write_adapter
 from vedit.finetune.lora import LoRA
 from vedit.system import EditSystem
 
-Format = Literal["diffusers", "lora", "comfyui"]
+Format = Literal["diffusers", "lora", "comfyui", "vedit"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 
@@ -35,7 +35,8 @@ def export(
         checkpoint: a run's folder, a file, or the folder of a published model.
         format: "diffusers" for a folder with adapters merged; "lora" for the adapter alone, as
             diffusers' `load_lora_weights` reads it; "comfyui" for ComfyUI's names: the adapter if
-            there is one and it is all the transformer needs, or else the merged transformer.
+            there is one and it is all the transformer needs, or else the merged transformer;
+            "vedit" for a folder, adapters merged, that vedit alone reads, whatever the blocks are.
         output: folder to write; must be new or empty.
         dtype: of the transformer; adapters stay in float32.
         weights: see `vedit.editor.checkpoint.load_trained`.
@@ -56,11 +57,13 @@ def export(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output: {output} is not empty; name a new folder.")
     trained = load_trained(checkpoint, weights=weights)
+    if format == "lora":
+        return _adapter(trained, output)
+    if format == "vedit":
+        return write_own_folder(trained, output, dtype)
     backbone_of(trained.system)
     if format == "diffusers":
         return write_folder(trained, output, dtype)
-    if format == "lora":
-        return _adapter(trained, output)
     return _comfyui(trained.system, output, dtype)
 
 
@@ -70,10 +73,10 @@ def _adapter(trained: Trained, output: Path) -> list[str]:
     if not isinstance(method, LoRA):
         raise ConfigError(
             f"--format lora: {trained.path} trained no adapter but model.finetune.backbone = "
-            f"{type(method).__name__}; use --format diffusers."
+            f"{type(method).__name__}; use --format diffusers or vedit."
         )
     output.mkdir(parents=True, exist_ok=True)
-    lines = [f"{write_adapter(output, method, backbone_of(system))}: the adapter"]
+    lines = [f"{write_adapter(output, method, own_backbone(system))}: the adapter"]
     merge_adapters(system)
     return [*lines, *_rest(system, output, ("tower", "connector"))]
 

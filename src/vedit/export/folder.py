@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from vedit.context.tokenizer import load_tokenizer
 from vedit.context.umt5 import UMT5
 from vedit.editor.checkpoint import Trained
 from vedit.errors import ConfigError
+from vedit.export.comfyui import write_file
 from vedit.export.conditioning import FOLDER, conditioning_tensors, write_conditioning
 from vedit.export.transformer import (
     joined_source,
     merge_adapters,
+    own_backbone,
+    own_tensors,
     transformer_config,
     transformer_tensors,
 )
@@ -31,6 +35,9 @@ from vedit.released.exported import Settings, write_settings
 from vedit.system import EditSystem
 
 SHARD = "10GB"
+INJECTED = ("weights", "weights_slice")
+CONNECTED = ("projection", "queries")
+"""Arguments that name weights of injections, and of connectors, which an export holds itself."""
 
 
 def write_folder(trained: Trained, output: Path, dtype: torch.dtype) -> list[str]:
@@ -62,9 +69,45 @@ def write_folder(trained: Trained, output: Path, dtype: torch.dtype) -> list[str
     extra = write_conditioning(output, conditioning_tensors(system))
     if extra is not None and pipeline is None:
         lines.append(f"{extra}: what diffusers has no place for")
-    if (kept := _kept_elsewhere(system)) is not None:
-        lines.append(f"{kept}: the context encoder, which stays there")
-    settings = write_settings(output, _settings(trained, extra is not None))
+    joined = joined_source(system) is not None
+    return [*lines, *_finish(trained, output, extra is not None, joined)]
+
+
+def write_own_folder(trained: Trained, output: Path, dtype: torch.dtype) -> list[str]:
+    """Merge adapters and write every part of an editor for vedit alone, whatever its blocks are.
+
+    Args:
+        trained: the editor; its adapters are merged in place.
+        output: folder to write.
+        dtype: of the transformer.
+
+    Returns:
+        What was written, a line each.
+
+    Raises:
+        ConfigError: if the backbone is no `WanDiT`.
+    """
+    system = trained.system
+    merge_adapters(system)
+    backbone = own_backbone(system)
+    file = output / "transformer" / "diffusion_pytorch_model.safetensors"
+    write_file(file, own_tensors(system), dtype)
+    heads = {"num_attention_heads": backbone.spec.width // backbone.head_width}
+    config = {"_class_name": type(backbone).__name__, **heads, "eps": backbone.eps}
+    config["attention_head_dim"] = backbone.head_width
+    (file.parent / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    _write_others(system, output)
+    lines = [f"{file.parent}: the transformer, with {type(backbone.blocks[0]).__name__}"]
+    extra = write_conditioning(output, conditioning_tensors(system))
+    lines += [] if extra is None else [f"{extra}: injections, and of the context encoder the rest"]
+    return [*lines, *_finish(trained, output, extra is not None, joined=False)]
+
+
+def _finish(trained: Trained, output: Path, extra: bool, joined: bool) -> list[str]:
+    """Write the settings, and say where what is not in the folder lies."""
+    kept = _kept_elsewhere(trained.system)
+    lines = [] if kept is None else [f"{kept}: the context encoder, which stays there"]
+    settings = write_settings(output, _settings(trained, extra, joined))
     return [*lines, f"{settings}: the composition; vedit reads {output} with it"]
 
 
@@ -128,17 +171,17 @@ def _kept_elsewhere(system: EditSystem) -> str | None:
     return None if context is None or isinstance(context, UMT5) else context.weights
 
 
-def _settings(trained: Trained, extra: bool) -> Settings:
+def _settings(trained: Trained, extra: bool, joined: bool) -> Settings:
     config, size = trained.system.config or {}, trained.size
     data = config.get("data") or {}
     return Settings(
-        model=_model(trained.system, extra),
+        model=_model(trained.system, extra, joined),
         size=None if size is None else (size.frames, size.height, size.width),
         reference=(data.get("init_args") or data).get("reference"),
     )
 
 
-def _model(system: EditSystem, extra: bool) -> dict[str, Any]:
+def _model(system: EditSystem, extra: bool, joined: bool) -> dict[str, Any]:
     """The model part of the configuration, its weights those of the exported folder."""
     if system.config is None:
         raise ConfigError("this editor does not know its configuration; export a run of vedit fit")
@@ -148,7 +191,11 @@ def _model(system: EditSystem, extra: bool) -> dict[str, Any]:
         model.pop(key, None)
     if extra:
         model["init_from"] = f"./{FOLDER}"
-    half = {"input_half": "first"} if joined_source(system) is not None else {}
+        for slot in system.make_injections:
+            _without(INJECTED, model.get(slot) or (model.get("extra") or {}).get(slot))
+        if not isinstance(system.context, UMT5):
+            _without(CONNECTED, model.get("context"))
+    half = {"input_half": "first" if joined else None}
     _arguments(model["backbone"]).update(weights="./transformer", **half)
     if isinstance(system.codec, WanVAE):
         _arguments(model["codec"]).update(weights="./vae", config=None)
@@ -157,6 +204,14 @@ def _model(system: EditSystem, extra: bool) -> dict[str, Any]:
         _arguments(model["context"]).update(places, projection="./transformer")
     loaded: dict[str, Any] = json.loads(json.dumps(model))
     return loaded
+
+
+def _without(names: Sequence[str], part: Any) -> None:
+    """Take out where a part started from; what it became is in the export."""
+    for key, value in part.items() if isinstance(part, dict) else ():
+        if key in names:
+            part[key] = None
+        _without(names, value)
 
 
 def _arguments(part: dict[str, Any]) -> dict[str, Any]:
