@@ -10,6 +10,7 @@ from tests.tiny import make_config, make_shards, make_system, write_config
 
 from vedit.cli import main
 from vedit.editor.checkpoint import load_trained
+from vedit.errors import ConfigError
 from vedit.finetune.lora import LoRA
 from vedit.finetune.plan import FinetunePlan
 from vedit.system import EditSystem
@@ -43,6 +44,13 @@ def test_adapters_do_not_either() -> None:
     one = built(1, finetune=plan)
     two = built(2, finetune=FinetunePlan(tower=LoRA(rank=2, targets=["q"])))
     assert same(weights(one, "context.tower"), weights(two, "context.tower"))
+
+
+@pytest.mark.parametrize("part", ["backbone", "tower", "connector", "injections"])
+def test_a_method_that_does_not_suit_a_part_is_named_by_its_key(part: str) -> None:
+    plan = FinetunePlan(**{part: LoRA(targets=["to_qq"])})
+    with pytest.raises(ConfigError, match=rf"^model\.finetune\.{part}: LoRA targets: 'to_qq'"):
+        built(1, finetune=plan)
 
 
 def test_building_draws_nothing_from_the_global_stream() -> None:

@@ -124,7 +124,7 @@ class Assembly(Averaged):
             rest = {key: value for key, value in rest.items() if not key.startswith(f"{AVERAGE}.")}
             for name, (part, finetune) in self.parts().items():
                 with drawn_from(self.seed, name):
-                    self._replace_part(name, finetune.apply(part))
+                    self._replace_part(name, _applied(finetune, part, name))
         if rest:
             restore(self.parts(), rest, f"model.init_from: {init}", complete=False)
         if self.compile_blocks is not None and not meta:
@@ -300,6 +300,14 @@ class Assembly(Averaged):
         if name in batch.videos:
             return self.codec.encode(batch.videos[name]).float()
         return None
+
+
+def _applied(finetune: Finetune, part: nn.Module, name: str) -> nn.Module:
+    """The adapted part; what is wrong with the method is said of the key that names it."""
+    try:
+        return finetune.apply(part)
+    except ConfigError as error:
+        raise ConfigError(f"model.finetune.{name.rpartition('.')[2]}: {error}") from error
 
 
 def _without_weights(factory: Callable[[], Any]) -> Callable[[], Any]:

@@ -61,6 +61,14 @@ def complain(capsys: pytest.CaptureFixture[str], config: Path, *more: str, code:
         ),
         (["--model.source", "nope.X"], "'nope.X': cannot import nope: No module named 'nope'"),
         (
+            ["--model.source", "vedit.conditionin.add.AddToTokens"],
+            "Did you mean 'vedit.conditioning.add'?",
+        ),
+        (
+            ["--model.source", "vedit.conditioning.apend.AppendTokens"],
+            "Did you mean 'vedit.conditioning.append'?",
+        ),
+        (
             ["--model.source", "vedit.conditioning.append.AppendTokes"],
             "vedit.conditioning.append has no 'AppendTokes'. Did you mean 'AppendTokens'?",
         ),

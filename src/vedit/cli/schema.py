@@ -179,7 +179,10 @@ class Checker:
         try:
             module = import_module(module_name)
         except ImportError as error:
-            self._fail(key, f"'{path}': cannot import {module_name}: {_one_line(error)}")
+            from vedit.editor.wrong_class import nearest_module
+
+            hint = nearest_module(module_name)
+            self._fail(key, f"'{path}': cannot import {module_name}: {_one_line(error)}.{hint}")
         if not hasattr(module, name):
             hint = nearest(name, [n for n in vars(module) if not n.startswith("_")])
             self._fail(key, f"'{path}': {module_name} has no '{name}'.{hint}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from vedit.errors import nearest
@@ -50,12 +51,39 @@ def _unknown(tree: Mapping[Any, Any], key: str, takes: Any) -> str | None:
     return f"{key}.{wrong}: unknown key.{known}"
 
 
+def nearest_module(name: str) -> str:
+    """The hint for a module that does not exist, where a part of its name is misspelt.
+
+    Args:
+        name: dotted name.
+
+    Returns:
+        As `nearest`, with the whole name up to the misspelt part; empty if none is close, or if the
+        module exists and something that it imports does not.
+    """
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        try:
+            package = import_module(".".join(parts[:length]))
+        except ImportError:
+            continue
+        inside = [info.name for info in iter_modules(getattr(package, "__path__", []))]
+        close = {nearest(parts[length], [other]): other for other in inside}
+        best = close.get(nearest(parts[length], inside))
+        if best is None or best == parts[length]:
+            return ""
+        return f" Did you mean '{'.'.join([*parts[:length], best, *parts[length + 1 :]])}'?"
+    return ""
+
+
 def _imported(path: str) -> tuple[Any, str | None]:
     module_name, _, name = path.rpartition(".")
     try:
         module = import_module(module_name)
     except (ImportError, ValueError) as error:
-        return None, f"cannot import {module_name or 'it'} ({' '.join(str(error).split())})"
+        reason = " ".join(str(error).split())
+        hint = nearest_module(module_name)
+        return None, f"cannot import {module_name or 'it'} ({reason}).{hint}"
     if not hasattr(module, name):
         return None, f"{module_name} has no '{name}'.{nearest(name, dir(module))}"
     found = getattr(module, name)
