@@ -33,6 +33,11 @@ KINDS = {
     "mive": ["reference"],
     "kiwi_edit": ["image", "video", "reference"],
 }
+PICTURE = {"min_pixels": 3136, "max_pixels": 6272}
+VIEWS: dict[str, Any] = {
+    **{"max_frames": 9, "fps": 2.0, "whole_seconds": True},
+    **{"video": {**PICTURE, "multiple": 28}, "image": PICTURE, "reference": PICTURE},
+}
 # Latents come ready, so the codec only has to be there, with the right number of channels.
 CODEC: dict[str, Any] = {
     "base_dim": 4,
@@ -93,7 +98,8 @@ def plain(tree: Tree, name: str, folder: Path) -> Tree:
     """A nano experiment on synthetic edits, in float32 with AdamW, from random weights.
 
     The optimizer of the nano scale orthogonalises in half precision, which would make losses depend
-    on the CPU. Noise levels and their weights are those of the recipe where it names any.
+    on the CPU; one learning rate serves all. Noise levels and their weights are those of the recipe
+    where it names any.
 
     Args:
         tree: composed.
@@ -111,9 +117,13 @@ def plain(tree: Tree, name: str, folder: Path) -> Tree:
     model["codec"] = {"class_path": "vedit.codecs.wan_vae.WanVAE", "init_args": codec}
     model["optimizer"] = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
     model["lr_scheduler"] = None
+    model.pop("parameter_groups", None)
     if name == "kiwi_edit":
         recipe = compose([CONFIGS / "recipes" / "kiwi_edit" / "stage1.yaml"]).tree["model"]
         model |= {key: recipe[key] for key in ("noise_levels", "weighting")}
+        model["context"]["init_args"] |= {"prompt": recipe["context"]["init_args"]["prompt"]}
+        model["context"]["init_args"] |= {"views": VIEWS}
+        model["context"]["init_args"]["config"]["text_config"].pop("initializer_range")
     data = {"kinds": KINDS[name], "batches": STEPS}
     tree["data"] = {"class_path": "tests.golden.synthetic.SyntheticEdits", "init_args": data}
     record = {"class_path": "tests.golden.training.RecordLosses"}
