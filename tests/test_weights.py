@@ -17,7 +17,6 @@ from vedit.weights import (
     check_config,
     fingerprint_of,
     load_strictly,
-    resolve_folder,
     tensors,
 )
 
@@ -128,59 +127,6 @@ def test_every_misfit_is_in_one_line() -> None:
     assert "0.weight is (2, 5), expected (2, 3)" in message
     after = module.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
-
-
-def test_a_missing_folder_names_its_nearest_sibling(folder: Path) -> None:
-    with pytest.raises(WeightsError, match="no such folder.* Did you mean 'transformer'"):
-        resolve_folder(folder.parent / "transfromer")
-    with pytest.raises(WeightsError, match="has no 'transfromer'. Did you mean 'transformer'"):
-        resolve_folder(folder.parent / "transfromer" / "deeper")
-
-
-def test_a_file_is_no_folder(folder: Path) -> None:
-    with pytest.raises(WeightsError, match="expected the folder that holds it"):
-        resolve_folder(folder / "config.json")
-
-
-def test_subfolders_resolve(folder: Path) -> None:
-    assert resolve_folder(folder.parent, "transformer") == folder
-    assert resolve_folder(str(folder)) == folder
-
-
-def test_a_relative_path_is_not_taken_for_a_hub_id(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder.parent)
-    (folder.parent / "nano" / "vae").mkdir(parents=True)
-    with pytest.raises(WeightsError, match=r"nano/vea: no such folder.* Did you mean 'vae'"):
-        resolve_folder("nano/vea")
-
-
-@pytest.mark.parametrize("inside", ["", "/transformer"])
-def test_a_hub_id_that_cannot_be_fetched_says_so(inside: str) -> None:
-    with pytest.raises(WeightsError) as caught:
-        resolve_folder(f"vedit-nobody/no-such-model{inside}")
-    assert str(caught.value).startswith("vedit-nobody/no-such-model: ")
-    assert "neither cached nor reachable" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_hub_snapshot_resolves_to_its_subfolder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The download itself is huggingface_hub's; which files are asked for is ours."""
-    asked = []
-
-    def snapshot_download(repository: str, allow_patterns: list[str]) -> str:
-        asked.append((repository, allow_patterns))
-        return str(folder.parent)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert resolve_folder("org/name/transformer") == folder
-    assert resolve_folder("org/name", "transformer") == folder
-    assert asked[0] == asked[1]
-    assert asked[0][0] == "org/name"
-    assert all(pattern.startswith("transformer/") for pattern in asked[0][1])
 
 
 def test_a_truncated_file_is_named(folder: Path) -> None:

@@ -15,81 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vedit.errors import WeightsError, nearest
-
-ROOT = Path(__file__).parents[2]
-"""The root of this repository, where `nano/` lies."""
+from vedit.errors import WeightsError
 
 STEMS = ("diffusion_pytorch_model", "model")
 SHOWN = 3  # names that a message lists before it counts the rest
 CHUNK, CHUNKS = 4096, 256  # bytes that a fingerprint samples of each file
-
-
-def resolve_folder(path_or_hub_id: str | Path, subfolder: str | None = None) -> Path:
-    """The local folder of a checkpoint, fetched from the hub if need be.
-
-    Args:
-        path_or_hub_id: a folder, relative to the current directory or else to the root of this
-            repository; or a hub id such as ``org/name``, with more parts for a folder inside it:
-            ``org/name/transformer``. A folder that exists wins.
-        subfolder: folder inside it.
-
-    Returns:
-        An existing folder.
-
-    Raises:
-        WeightsError: there is no such folder, and the hub has none or cannot be reached.
-    """
-    local = Path(path_or_hub_id).expanduser()
-    first = Path(*local.parts[:1])
-    if (ROOT / local).exists() or (ROOT / first).exists() and not first.exists():
-        local = local if local.exists() else ROOT / local
-    if local.exists():
-        return _existing(local / subfolder if subfolder else local)
-    parts = str(path_or_hub_id).split("/")
-    is_path = local.is_absolute() or parts[0] in {".", "..", "~"} or Path(parts[0]).exists()
-    if is_path or len(parts) < 2 or not all(parts):
-        return _existing(local)
-    inside = "/".join([*parts[2:], *([subfolder] if subfolder else [])])
-    return _existing(_from_hub("/".join(parts[:2]), inside) / inside)
-
-
-def _existing(folder: Path) -> Path:
-    if folder.is_dir():
-        return folder
-    if folder.is_file():
-        raise WeightsError(f"{folder}: is a file, expected the folder that holds it.")
-    ancestor = folder.parent
-    while not ancestor.is_dir() and ancestor != ancestor.parent:
-        ancestor = ancestor.parent
-    wanted = folder.relative_to(ancestor).parts[0]
-    siblings = [child.name for child in ancestor.iterdir() if child.is_dir()]
-    hint = nearest(wanted, siblings)
-    looked = "" if folder.is_absolute() else f" (looked in {Path.cwd()} and {ROOT})"
-    raise WeightsError(f"{folder}: no such folder{looked}; {ancestor} has no '{wanted}'.{hint}")
-
-
-def _from_hub(repository: str, inside: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    prefix = f"{inside}/" if inside else ""
-    kinds = ("*.json", "*.safetensors", "*.model", "*.txt")
-    try:
-        snapshot = snapshot_download(repository, allow_patterns=[prefix + kind for kind in kinds])
-    except HFValidationError as error:
-        raise WeightsError(f"{repository}: no such folder, and no valid hub id either.") from error
-    except LocalEntryNotFoundError as error:
-        raise WeightsError(
-            f"{repository}: no such folder, and as a hub id it is neither cached nor reachable "
-            "(offline?); fetch it where there is a network, or give the path of a local folder."
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise WeightsError(
-            f"{repository}: no such folder, and the hub did not give it: {reason}"
-        ) from error
-    return Path(snapshot)
 
 
 def weight_files(folder: Path, stems: Sequence[str] = STEMS) -> list[Path]:

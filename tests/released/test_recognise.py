@@ -225,3 +225,35 @@ def test_other_folders_are_no_models(tmp_path: Path) -> None:
     assert recognise(tmp_path) is None
     with pytest.raises(WeightsError, match=r"holds no checkpoint; .*published model"):
         Editor.from_checkpoint(tmp_path)
+
+
+def test_a_model_on_the_hub_is_a_checkpoint(
+    complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The download itself is huggingface_hub's; here the snapshot lies on this disk already."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(complete))
+    size = ["--frames", "9", "--height", "32", "--width", "48"]
+    assert main(["describe", "--checkpoint", "org/name", *size, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in found["segments"]] == ["target", "reference"]
+    assert Editor.from_checkpoint("org/name", "cpu").conditions[0] == "instruction"
+
+
+def test_parts_named_by_hand_may_be_absent_on_the_hub(
+    complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    folder = shutil.copytree(complete, tmp_path / "snapshot")
+    shutil.rmtree(folder / "ref_embedder")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    model = recognise(complete)
+    for slot, part in (("source", "source_embedder"), ("reference", "ref_embedder")):
+        model[slot]["init_args"]["embed"]["init_args"]["weights"] = f"org/name/{part}"
+    system = make_system(model, "test")
+    with caplog.at_level(logging.WARNING, "vedit"):
+        system.configure_model()
+    assert "org/name/ref_embedder: no patch embedding there, it starts at zero" in caplog.text
+    assert not system.model.injections["reference"].embed.proj.weight.any()
+    assert system.model.injections["source"].embed.proj.weight.any()

@@ -303,7 +303,8 @@ class WanDiT(Backbone):
                 config disagrees on a size that no shape shows.
         """
         from vedit.backbones.pretrained import fit, log, with_input_half
-        from vedit.weights import check_config, load_strictly, resolve_folder, tensors
+        from vedit.folders import resolve_folder
+        from vedit.weights import check_config, load_strictly, tensors
 
         if self.weights is None:
             return

@@ -14,12 +14,12 @@ from torch import Tensor
 from vedit.codecs.base import Codec
 from vedit.codecs.wan_names import is_original, sizes_of, to_diffusers
 from vedit.errors import ConfigError, WeightsError, nearest
+from vedit.folders import resolve_folder
 from vedit.weights import (
     check_config,
     fingerprint_of,
     load_strictly,
     read_config,
-    resolve_folder,
     tensors,
 )
 

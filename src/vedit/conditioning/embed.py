@@ -3,7 +3,6 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,9 @@ from vedit.backbones.base import BackboneSpec, Half, input_half
 from vedit.conditioning.base import Reads
 from vedit.conditioning.pooling import pool_to_grid
 from vedit.errors import WeightsError
+from vedit.folders import lacks_part, resolve_folder
 from vedit.tokens import Grid, TokenSequence
-from vedit.weights import ROOT, load_strictly, resolve_folder, tensors
+from vedit.weights import load_strictly, tensors
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ class PatchEmbed(Embedding):
         spec: sizes of the backbone.
         bias: whether it has one.
         zero_init: start at zero, so that training starts from the pretrained model.
-        weights: folder that holds `patch_embedding.weight` and `patch_embedding.bias`. If a local
-            checkpoint has no such folder, or no weights in it, the log says so and the embedding
+        weights: folder or hub id that holds `patch_embedding.weight` and `patch_embedding.bias`. If
+            a checkpoint has no such part, or no weights in it, the log says so and the embedding
             starts at zero.
         weights_slice: which input channels to take where the convolution there takes latents
             concatenated along channels: "second" for the source's. Its bias belongs to the first.
@@ -115,26 +115,14 @@ def _tokens(x: Tensor) -> tuple[Tensor, Grid]:
 
 
 def _published(weights: str) -> dict[str, Tensor] | None:
-    """Weight and bias from a folder, None if a local checkpoint lacks that part."""
+    """Weight and bias from a folder, None if a checkpoint lacks that part."""
     try:
         found = tensors(resolve_folder(weights), prefix="patch_embedding.")
     except WeightsError:
-        if _lacks_part(weights):
+        if lacks_part(weights):
             return None
         raise
     return {name: found[name] for name in ("weight", "bias") if name in found}
-
-
-def _lacks_part(weights: str) -> bool:
-    """Whether the folder is empty of weights, or absent from a folder that is there."""
-    if len(Path(weights).parts) < 2:
-        return False
-    for path in (Path(weights).expanduser(), ROOT / weights):
-        if path.is_dir():
-            return not any(path.glob("*.safetensors*"))
-        if path.parent.is_dir():
-            return not path.exists()
-    return False
 
 
 class SharedPatchEmbed(Embedding):

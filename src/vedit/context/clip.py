@@ -20,8 +20,9 @@ from vedit.backbones.base import BackboneSpec
 from vedit.context.base import ContextEncoder
 from vedit.context.image_embedder import ImageEmbedder
 from vedit.errors import ConfigError, WeightsError, nearest
+from vedit.folders import resolve_folder
 from vedit.tokens import Context
-from vedit.weights import check_config, fingerprint_of, load_strictly, resolve_folder, tensors
+from vedit.weights import check_config, fingerprint_of, load_strictly, tensors
 
 IMAGE_EMBEDDER = "condition_embedder.image_embedder."
 """Where a diffusers Wan transformer keeps its image embedder."""

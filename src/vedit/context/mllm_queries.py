@@ -21,9 +21,10 @@ from vedit.context.shown import MODES, Mode, shown
 from vedit.context.vlm import nothing
 from vedit.context.vlm_encoder import VLMEncoder
 from vedit.errors import DataError, WeightsError
+from vedit.folders import resolve_folder
 from vedit.tokens import Context
 from vedit.transfer import sent
-from vedit.weights import load_strictly, resolve_folder, tensors
+from vedit.weights import load_strictly, tensors
 
 STEMS = ("diffusion_pytorch_model", "mllm_encoder")
 """File names of queries and connectors, beside the shards of the language model."""

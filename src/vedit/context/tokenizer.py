@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vedit.errors import ConfigError, WeightsError
-from vedit.weights import resolve_folder
+from vedit.folders import resolve_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -21,9 +21,10 @@ from vedit.backbones.base import BackboneSpec
 from vedit.context.base import ContextEncoder
 from vedit.context.tokenizer import load_tokenizer
 from vedit.errors import ConfigError
+from vedit.folders import resolve_folder
 from vedit.tokens import Context
 from vedit.transfer import sent
-from vedit.weights import check_config, fingerprint_of, load_strictly, resolve_folder, tensors
+from vedit.weights import check_config, fingerprint_of, load_strictly, tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,8 @@ from typing import Any
 
 from vedit.context.frames import PatchGeometry
 from vedit.errors import ConfigError, WeightsError, nearest
-from vedit.weights import read_config, resolve_folder
+from vedit.folders import resolve_folder
+from vedit.weights import read_config
 
 KEY = "model.context.init_args.config"
 LATER_ROPE = {"rope_theta", "rope_scaling"}  # names that transformers moved into rope_parameters

@@ -32,9 +32,10 @@ from vedit.context.vlm import (
 )
 from vedit.context.vlm_config import check_sizes, geometry_of, tells_time, vlm_config
 from vedit.context.words import Words
+from vedit.folders import resolve_folder
 from vedit.tokens import Grid
 from vedit.transfer import sent
-from vedit.weights import fingerprint_of, resolve_folder
+from vedit.weights import fingerprint_of
 
 
 class VLMEncoder(ContextEncoder):

@@ -17,7 +17,8 @@ from vedit.errors import WeightsError, nearest
 from vedit.finetune.adapter_file import from_adapter_file
 from vedit.finetune.base import Finetune
 from vedit.finetune.checkpoint_file import is_checkpoint, read_checkpoint
-from vedit.weights import ROOT, tensors
+from vedit.folders import ROOT
+from vedit.weights import tensors
 
 log = logging.getLogger(__name__)
 

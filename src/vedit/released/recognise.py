@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vedit.errors import WeightsError
+from vedit.folders import model_folder
 from vedit.released import parts
 from vedit.released.exported import read_settings
 from vedit.released.part import Tree, part
@@ -71,7 +72,7 @@ def recognise(folder: str | Path) -> Tree | None:
     """The model part of a configuration that a folder of published weights stands for.
 
     Args:
-        folder: a local folder.
+        folder: a local folder, or a hub id, which is fetched.
 
     Returns:
         Arguments of `EditSystem`, with `weights` pointing into the folder; None if it is no model.
@@ -91,7 +92,7 @@ def read_released(folder: str | Path) -> Released | None:
     """As `recognise`, with what is missing and the size of video.
 
     Args:
-        folder: a local folder.
+        folder: a local folder, or a hub id, which is fetched.
 
     Returns:
         What was found; None if the folder is no model.
@@ -99,7 +100,7 @@ def read_released(folder: str | Path) -> Released | None:
     Raises:
         WeightsError: if it is a model that vedit cannot run.
     """
-    folder = Path(folder)
+    folder = model_folder(folder)
     if (exported := read_settings(folder)) is not None:
         return Released(folder, exported.model, {}, (), exported.size, exported.reference)
     found = find_transformer(folder) if folder.is_dir() else None
