@@ -19,6 +19,7 @@ import torch
 from backbone import backbone, breakdown
 from compiled import compiled
 from fit_step import fit_step
+from loader import loader
 from packed import packed
 from recomputing import recompute
 from scaling import modulation, tokens
@@ -34,6 +35,7 @@ SECTIONS: dict[str, Callable[[Clock], None]] = {
     "backbone": backbone,
     "breakdown": breakdown,
     "fit": fit,
+    "loader": loader,
     "tokens": tokens,
     "modulation": modulation,
     "packed": packed,
