@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -84,6 +85,46 @@ class EditBatch:
             latents=each(self.latents),
             features=None if self.features is None else each(self.features),
         )
+
+
+@dataclass(frozen=True)
+class UnlikeBatch:
+    """Samples whose shapes differ, for a model that packs them side by side.
+
+    Attributes:
+        parts: a batch of one sample each; all have the same conditions.
+    """
+
+    parts: tuple[EditBatch, ...]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of the samples."""
+        return tuple(key for part in self.parts for key in part.keys)
+
+    @property
+    def task(self) -> str:
+        """The kinds of samples, such as "image+video"."""
+        return "+".join(sorted({part.task for part in self.parts}))
+
+    def to(
+        self,
+        device: torch.device | str,
+        non_blocking: bool = False,
+        on_host: Collection[str] = (),
+    ) -> "UnlikeBatch":
+        """The batch on `device`, see `EditBatch.to`."""
+        return UnlikeBatch(tuple(part.to(device, non_blocking, on_host) for part in self.parts))
+
+    def pin_memory(self) -> "UnlikeBatch":
+        """The batch in pinned memory, as torch's DataLoader asks for."""
+        return UnlikeBatch(tuple(part.pin_memory() for part in self.parts))
+
+
+Batch: TypeAlias = EditBatch | UnlikeBatch
 
 
 @dataclass(frozen=True)

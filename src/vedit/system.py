@@ -6,7 +6,6 @@ plays each part is the configuration's choice.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,8 +17,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from vedit.assembly import Assembly
 from vedit.averaging import Averaging
 from vedit.backbones.base import Backbone, BackboneSpec
-from vedit.batch import Conditions, EditBatch
-from vedit.codecs.base import Codec
+from vedit.batch import Batch, Conditions, EditBatch, UnlikeBatch
+from vedit.codecs.base import Codec, check_patches
 from vedit.compilation import CompileBlocks
 from vedit.conditioning.base import Injection
 from vedit.conditioning.dropout import ConditionDropout
@@ -30,6 +29,7 @@ from vedit.finetune.plan import FinetunePlan
 from vedit.flow.draws import noise_of, seed_of
 from vedit.flow.guidance import guided
 from vedit.flow.noise_levels import NoiseLevels
+from vedit.flow.noised import Noised
 from vedit.flow.path import interpolate, velocity
 from vedit.flow.sampler import Sampler
 from vedit.flow.weighting import Weighting
@@ -124,21 +124,37 @@ class EditSystem(Assembly):
 
     # --- one batch ----------------------------------------------------------------------------
 
-    def training_step(self, batch: EditBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted flow-matching loss at one noise level per sample."""
-        clean = self._target(batch)
         mine, shared = self._generators(batch_idx)
-        sigma = sent(self.noise_levels.sample(len(batch), mine), clean.device).to(clean)
-        noise = sent(torch.randn(clean.shape, generator=mine), clean.device).to(clean)
-        conditions = self._with_empty_instructions(self.conditions(self._kept(batch, shared)), mine)
-        predicted = self(interpolate(clean, noise, sigma), sigma, conditions)
-        error = (predicted.float() - velocity(clean, noise)).square().mean(dim=(1, 2, 3, 4))
+        dropped = self._dropped(shared)
+        if isinstance(batch, UnlikeBatch):
+            parts = [self._noised(part.without(*dropped), mine) for part in batch.parts]
+            sigma = torch.cat([part.sigma for part in parts])
+            found = self([p.x_t for p in parts], sigma, [p.conditions for p in parts])
+            error = torch.cat([part.error(v) for part, v in zip(parts, found, strict=True)])
+        else:
+            whole = self._noised(batch.without(*dropped), mine)
+            sigma = whole.sigma
+            error = whole.error(self(whole.x_t, sigma, whole.conditions))
         loss = (self.weighting(sigma) * error).mean()
         self.log("train/loss", loss, batch_size=len(batch))
         return loss
 
-    def forward(self, x_t: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
-        """Velocity (B, C, t, h, w) at `x_t` (B, C, t, h, w) and `sigma` (B,)."""
+    def _noised(self, batch: EditBatch, mine: torch.Generator) -> Noised:
+        clean = self._target(batch)
+        sigma = sent(self.noise_levels.sample(len(batch), mine), clean.device).to(clean)
+        noise = sent(torch.randn(clean.shape, generator=mine), clean.device).to(clean)
+        conditions = self._with_empty_instructions(self.conditions(batch), mine)
+        return Noised(clean, noise, sigma, conditions)
+
+    def forward(
+        self,
+        x_t: Tensor | Sequence[Tensor],
+        sigma: Tensor,
+        conditions: Conditions | Sequence[Conditions],
+    ) -> Any:
+        """Velocity at `x_t` and `sigma`, or those of several samples, see `EditModel`."""
         assert self.model is not None
         return self.model(x_t, sigma, conditions)
 
@@ -203,7 +219,7 @@ class EditSystem(Assembly):
         """
         seeds = [seed + i for i in range(shape[0])] if isinstance(seed, int) else list(seed)
         noise = torch.cat([noise_of(shape[1:], s) for s in seeds]).to(self.device)
-        sampler = self.sampler if steps is None else _with_steps(self.sampler, steps)
+        sampler = self.sampler if steps is None else self.sampler.with_steps(steps)
         scale = self.guidance if guidance is None else guidance
         return sampler.sample(self._velocity(conditions, scale), noise, progress)
 
@@ -222,25 +238,11 @@ class EditSystem(Assembly):
         clean = self.latents(batch, "target")
         if clean is None:
             raise DataError(f"{batch.keys[0]}: no target video in this batch to train on")
-        self._check_patches(clean, batch)
-        return clean
-
-    def _check_patches(self, latents: Tensor, batch: EditBatch) -> None:
-        """Refuse a size that the backbone cannot cut into whole patches.
-
-        Raises:
-            DataError: with the multiples that height and width must be of.
-        """
-        assert self.codec is not None
         assert self.model is not None
+        assert self.codec is not None
         patch, factor = self.model.backbone.spec.patch, self.codec.spatial_factor
-        if any(size % p for size, p in zip(latents.shape[2:], patch, strict=True)):
-            height, width = (size * factor for size in latents.shape[3:])
-            raise DataError(
-                f"{batch.keys[0]}: {height}x{width} (height x width) makes latents of "
-                f"{tuple(latents.shape[2:])}, which cannot be cut into patches of {patch}; "
-                f"height must be a multiple of {factor * patch[1]}, width of {factor * patch[2]}"
-            )
+        check_patches(clean.shape[2:], patch, factor, batch.keys[0])
+        return clean
 
     def _generators(self, batch_idx: int) -> tuple[torch.Generator, torch.Generator]:
         """Streams that depend on the step alone: one for this rank, one that all ranks share."""
@@ -249,10 +251,10 @@ class EditSystem(Assembly):
         mine = seed_of(self.seed, self.global_step, micro, "rank", self.data_rank)
         return torch.Generator().manual_seed(mine), torch.Generator().manual_seed(shared)
 
-    def _kept(self, batch: EditBatch, shared: torch.Generator) -> EditBatch:
-        """The batch without the conditions that this step drops, also for the context encoder."""
+    def _dropped(self, shared: torch.Generator) -> set[str]:
+        """The conditions that this step drops, also for the context encoder."""
         names = tuple(name for name in self.make_injections if name != "instruction")
-        return batch.without(*self._with_dependents(self.dropout.dropped(names, shared)))
+        return self._with_dependents(self.dropout.dropped(names, shared))
 
     def _with_empty_instructions(self, given: Conditions, mine: torch.Generator) -> Conditions:
         """The conditions with the instruction of some samples emptied."""
@@ -263,9 +265,8 @@ class EditSystem(Assembly):
         rows = torch.rand(batch, generator=mine) < self.dropout.instruction
         if not any(rows.tolist()):
             return given
-        return Conditions(
-            given.latents, replace_rows(given.context, self.context.null(batch), rows)
-        )
+        context = replace_rows(given.context, self.context.null(batch), rows)
+        return Conditions(given.latents, context)
 
     @property
     def stored_features_hold(self) -> bool:
@@ -293,9 +294,3 @@ class EditSystem(Assembly):
 
     def _log_validation(self, name: str, value: Tensor, batch: EditBatch) -> None:
         self.log(name, value, batch_size=len(batch), sync_dist=True)
-
-
-def _with_steps(sampler: Sampler, steps: int) -> Sampler:
-    changed = copy.copy(sampler)
-    changed.steps = steps
-    return changed

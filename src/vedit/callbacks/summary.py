@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from vedit.batch import UnlikeBatch
 from vedit.callbacks.description import describe
 from vedit.callbacks.memory import GIB, USABLE, Holding, MemoryEstimate, Spread, frugal_enough
 from vedit.tokens import Grid
@@ -149,7 +151,10 @@ def memory_of(device: torch.device) -> int | None:
 
 
 def video_size(system: Any, batch: Any) -> Grid | None:
-    """(frames, height, width) of a batch's target or source."""
+    """(frames, height, width) of a batch's target or source; of samples unlike, the largest."""
+    if isinstance(batch, UnlikeBatch):
+        sizes = [video_size(system, part) for part in batch.parts]
+        return max((size for size in sizes if size is not None), key=prod, default=None)
     for name in ("target", "source"):
         if name in batch.videos:
             frames, height, width = batch.videos[name].shape[-3:]
@@ -163,6 +168,8 @@ def video_size(system: Any, batch: Any) -> Grid | None:
 
 
 def _references(batch: Any) -> int:
+    if isinstance(batch, UnlikeBatch):
+        return max(map(_references, batch.parts))
     if batch.reference is not None:
         return int(batch.reference.shape[1])
     latents: Mapping[str, Tensor] = batch.latents

@@ -1,6 +1,7 @@
 """What a codec is to the rest of the package."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
 from torch import Tensor, nn
@@ -108,4 +109,25 @@ class Codec(nn.Module, ABC):
             max(0, rounded(frames - 1, self.temporal_factor)) + 1,
             max(self.spatial_factor, rounded(height, self.spatial_factor)),
             max(self.spatial_factor, rounded(width, self.spatial_factor)),
+        )
+
+
+def check_patches(grid: Sequence[int], patch: Sequence[int], factor: int, key: str) -> None:
+    """Refuse latents that a backbone cannot cut into whole patches.
+
+    Args:
+        grid: (t, h, w) of the latents.
+        patch: (time, rows, columns) of a patch.
+        factor: pixels to a latent, along height and width.
+        key: of a sample, for the message.
+
+    Raises:
+        DataError: with the multiples that height and width must be of.
+    """
+    if any(size % p for size, p in zip(grid, patch, strict=True)):
+        height, width = (size * factor for size in grid[1:])
+        raise DataError(
+            f"{key}: {height}x{width} (height x width) makes latents of {tuple(grid)}, which "
+            f"cannot be cut into patches of {tuple(patch)}; height must be a multiple of "
+            f"{factor * patch[1]}, width of {factor * patch[2]}"
         )

@@ -1,4 +1,4 @@
-"""Samples of one bucket to one `EditBatch`."""
+"""Samples of one bucket to one `EditBatch`, samples of any shapes to one `UnlikeBatch`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vedit.batch import EditBatch
+from vedit.batch import EditBatch, UnlikeBatch
 from vedit.errors import DataError
 
 
@@ -60,6 +60,18 @@ def collate(samples: Sequence[EditSample]) -> EditBatch:
         clips=tuple(s.clip for s in samples),
         task=first.task,
     )
+
+
+def collate_unlike(samples: Sequence[EditSample]) -> UnlikeBatch:
+    """Keep samples apart that a model packs side by side.
+
+    Args:
+        samples: One at least.
+
+    Returns:
+        Their batch, a part for each.
+    """
+    return UnlikeBatch(tuple(collate([sample]) for sample in samples))
 
 
 def _kind(sample: EditSample) -> tuple[object, ...]:

@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from vedit.batch import EditBatch
+from vedit.batch import Batch
 from vedit.data.cache import CacheReader
-from vedit.data.collate import EditSample, collate
+from vedit.data.collate import EditSample, collate, collate_unlike
 from vedit.data.index import read_index
 from vedit.data.kinds import sample_as, stands_in
 from vedit.data.media import decode_member
@@ -130,12 +130,18 @@ class EditDataset:
         return clip.transpose(0, 1)
 
 
-class BatchDataset(Dataset[EditBatch]):
-    """Several datasets, read by the batch: an index is the list of draws that make one."""
+class BatchDataset(Dataset[Batch]):
+    """Several datasets, read by the batch: an index is the list of draws that make one.
 
-    def __init__(self, datasets: Sequence[EditDataset]) -> None:
-        self.datasets = tuple(datasets)
+    Args:
+        datasets: What the draws number.
+        pack: Whether the samples of a batch may differ in shape.
+    """
 
-    def __getitem__(self, draws: Sequence[Draw]) -> EditBatch:
-        """Read and stack the samples of one batch."""
-        return collate([self.datasets[draw.dataset][draw] for draw in draws])
+    def __init__(self, datasets: Sequence[EditDataset], pack: bool = False) -> None:
+        self.datasets, self.pack = tuple(datasets), pack
+
+    def __getitem__(self, draws: Sequence[Draw]) -> Batch:
+        """Read the samples of one batch."""
+        samples = [self.datasets[draw.dataset][draw] for draw in draws]
+        return collate_unlike(samples) if self.pack else collate(samples)

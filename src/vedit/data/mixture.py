@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from vedit.data.kinds import kind_of, record_as
 from vedit.data.plan import BatchPlan, Bucket, Plan, bucket_of
@@ -18,6 +19,18 @@ Records = Sequence[Sequence[SampleRecord]]
 Buckets = Sequence[Sequence[Bucket | None]]
 
 
+class Loose(NamedTuple):
+    """What samples of one batch have in common where their shapes may differ.
+
+    Attributes:
+        conditions: that they bring.
+        weight: of their kind.
+    """
+
+    conditions: tuple[str, ...]
+    weight: float
+
+
 @dataclass(frozen=True)
 class Mixture:
     """Settings of the order of training, see `vedit.data.module.EditData`.
@@ -30,6 +43,7 @@ class Mixture:
         tokens_per_batch: Tokens on each rank; None goes by samples.
         drop_last: Leave out batches that are not full.
         seed: Start of all randomness.
+        pack: Whether samples of one batch may differ in shape and kind.
     """
 
     folders: Mapping[str, float]
@@ -39,6 +53,7 @@ class Mixture:
     tokens_per_batch: int | None = None
     drop_last: bool = False
     seed: int = 0
+    pack: bool = False
 
     def plan(self, records: Records, ranks: int, tokens_of: TokensOf) -> Plan:
         """The order of training.
@@ -78,21 +93,33 @@ class Mixture:
         """The plan of those samples that have a bucket, each shown as a kind."""
         shown = (record_as(record, kind) for rows in records for record in rows)
         kinds = {bucket_of(record): kind_of(record) for record in shown}
-        weights = {bucket: self.task_weights.get(name, 1.0) for bucket, name in kinds.items()}
+        weights: dict[Any, float] = {
+            bucket: self.task_weights.get(name, 1.0) for bucket, name in kinds.items()
+        }
         buckets = [[b if b is not None and weights[b] else None for b in row] for row in buckets]
-        sizes: int | Mapping[Bucket, int] = self.batch_size
+        sizes: int | Mapping[Any, int] = self.batch_size
         if self.tokens_per_batch is not None:
             every = (bucket for row in buckets for bucket in row if bucket is not None)
             sizes = samples_by_budget(every, self.tokens_per_batch, tokens_of)
+        groups: Sequence[Sequence[Hashable | None]] = buckets
+        if self.pack:
+            loose = {b: Loose(conditions_of(b), weight) for b, weight in weights.items()}
+            groups = [[None if b is None else loose[b] for b in row] for row in buckets]
+            weights = {group: group.weight for group in loose.values()}
+            if not isinstance(sizes, int):
+                sizes = {
+                    group: min(size for b, size in sizes.items() if loose[b] == group)
+                    for group in {loose[b] for b in sizes}
+                }
         return BatchPlan(
-            buckets,
+            groups,
             list(self.folders.values()),
             sizes,
             ranks,
             seed,
             drop_last=self.drop_last,
             kind=kind,
-            bucket_weights={bucket: weight for bucket, weight in weights.items() if weight},
+            bucket_weights={group: weight for group, weight in weights.items() if weight},
         )
 
     def _check_kinds(self, records: Records) -> None:

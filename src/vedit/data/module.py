@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
-from vedit.batch import EditBatch
+from vedit.batch import Batch
 from vedit.data.cache import CacheReader, CacheStatus
 from vedit.data.cache_keys import Kind, images_read
 from vedit.data.dataset import BatchDataset, EditDataset
@@ -34,6 +34,9 @@ class EditData(LightningDataModule):
         batch_size: Samples on each rank.
         tokens_per_batch: Tokens on each rank instead: a batch holds as many samples as there is
             room for, whatever their size. ``batch_size`` then serves validation and test alone.
+        pack: Put samples of different shapes into one batch, side by side in one sequence without
+            padding. With ``tokens_per_batch`` a batch holds as many as there is room for if all
+            were the largest.
         eval_batch_size: Samples on each rank in validation and test; None takes ``batch_size``.
         task_weights: How often samples of a kind ("image", "video", "reference" for those with
             one, or another task) are shown, times the weight of their folder; 0 leaves them out,
@@ -62,6 +65,7 @@ class EditData(LightningDataModule):
         test: str | list[str] | None = None,
         batch_size: int = 1,
         tokens_per_batch: int | None = None,
+        pack: bool = False,
         eval_batch_size: int | None = None,
         task_weights: dict[str, float] | None = None,
         num_workers: int = 0,
@@ -89,7 +93,14 @@ class EditData(LightningDataModule):
         self.use_latents, self.wording = latents, wording
         self.reference, self.limit = reference, limit
         self.mixture = Mixture(
-            self.train, task_weights or {}, turns, batch_size, tokens_per_batch, drop_last, seed
+            self.train,
+            task_weights or {},
+            turns,
+            batch_size,
+            tokens_per_batch,
+            drop_last,
+            seed,
+            pack,
         )
         self.consumed = 0
         """Global batches trained on so far: the whole state of the order of data."""
@@ -130,7 +141,7 @@ class EditData(LightningDataModule):
             self.trainer.limit_val_batches = self._limit_val_batches
             self._limit_val_batches = None
 
-    def train_dataloader(self) -> DataLoader[EditBatch]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Batches from where training stands.
 
         Returns:
@@ -149,7 +160,7 @@ class EditData(LightningDataModule):
         rank, ranks = self._ranks()
         plan = self.mixture.plan(records, ranks, self._tokens_of)
         self._sampler = PlanSampler(plan, rank, self.consumed)
-        return self._loader(datasets, self._sampler)
+        return self._loader(datasets, self._sampler, self.mixture.pack)
 
     def _tokens_of(self, bucket: Bucket) -> int:
         count = getattr(self._system(), "tokens_of", None)
@@ -157,19 +168,19 @@ class EditData(LightningDataModule):
             raise ConfigError("data.tokens_per_batch: needs a model that tells a sample's tokens.")
         return int(count((bucket.frames, bucket.height, bucket.width), conditions_of(bucket)))
 
-    def val_dataloader(self) -> DataLoader[EditBatch] | list[Any]:
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """The validation samples in order."""
         return self._in_order(self.validation, pixels=False) if self.validation else []
 
-    def test_dataloader(self) -> DataLoader[EditBatch] | list[Any]:
+    def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """The test samples in order, with their pixels."""
         return self._in_order(self.test, pixels=True) if self.test else []
 
-    def predict_dataloader(self) -> DataLoader[EditBatch] | list[Any]:
+    def predict_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """The test samples in order, with their pixels."""
         return self.test_dataloader()
 
-    def on_before_batch_transfer(self, batch: EditBatch, dataloader_idx: int) -> EditBatch:
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Count the batches that are trained on, not those that were fetched ahead."""
         if self.trainer is not None and self.trainer.training:
             self.consumed += 1
@@ -178,8 +189,8 @@ class EditData(LightningDataModule):
         return batch
 
     def transfer_batch_to_device(
-        self, batch: EditBatch, device: torch.device, dataloader_idx: int
-    ) -> EditBatch:
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
         """Copy the batch while the device works; what is not pinned is waited for."""
         stays = getattr(getattr(self._system(), "context", None), "on_host", ())
         return batch.to(device, device.type == "cuda", stays)
@@ -194,7 +205,7 @@ class EditData(LightningDataModule):
         if self._sampler is not None:
             self._sampler.consumed = self.consumed
 
-    def _in_order(self, folders: Sequence[str], pixels: bool) -> DataLoader[EditBatch]:
+    def _in_order(self, folders: Sequence[str], pixels: bool) -> DataLoader[Batch]:
         still = None if self.reference is None else self.reference.still()
         datasets = [self._dataset(f, pixels=pixels, reference=still) for f in folders]
         rank, ranks = self._ranks()
@@ -209,10 +220,10 @@ class EditData(LightningDataModule):
         return self._loader(datasets, PlanSampler(plan, rank))
 
     def _loader(
-        self, datasets: Sequence[EditDataset], sampler: PlanSampler
-    ) -> DataLoader[EditBatch]:
+        self, datasets: Sequence[EditDataset], sampler: PlanSampler, pack: bool = False
+    ) -> DataLoader[Batch]:
         return DataLoader(
-            BatchDataset(datasets),
+            BatchDataset(datasets, pack),
             sampler=sampler,
             batch_size=None,  # the sampler yields whole batches
             num_workers=self.num_workers,

@@ -1,8 +1,9 @@
 """From noise to a sample, along the velocity."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -33,6 +34,12 @@ class Sampler(ABC):
         require_positive("steps", steps)
         require_positive("shift", shift)
         self.steps, self.shift = steps, shift
+
+    def with_steps(self, steps: int) -> Self:
+        """The same sampler with another number of steps."""
+        changed = copy.copy(self)
+        changed.steps = steps
+        return changed
 
     @abstractmethod
     def sample(self, velocity: Velocity, noise: Tensor, progress: Progress | None = None) -> Tensor:
