@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, Self
 
+import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
@@ -25,6 +26,7 @@ from vedit.finetune.full import Full
 from vedit.finetune.plan import FinetunePlan
 from vedit.finetune.trained import restore, start_from, trained_state
 from vedit.flow.draws import drawn_from
+from vedit.idle import Idle, Visitor
 from vedit.model import EditModel, materialise, shapes_only
 from vedit.parallel.gradients import clip_by_norm, clip_by_value, in_pieces
 from vedit.precision import adapted
@@ -48,6 +50,8 @@ class Assembly(Averaged):
         seed: of the weights that nothing is loaded into. Those of a part depend on it and on the
             part alone, so that a random tower is the same in every stage of a curriculum, and when
             a checkpoint, which does not hold what is frozen, is edited with.
+        idle: where codec and frozen towers are between uses in training: "keep" them on the device,
+            or "offload" them to the host's memory, from which each use copies them.
 
     Attributes:
         model: the backbone with its injections; None until built, as the next two.
@@ -69,6 +73,7 @@ class Assembly(Averaged):
         init_from: str | None = None,
         compile: CompileBlocks | None = None,
         seed: int = 0,
+        idle: Idle = "keep",
     ) -> None:
         super().__init__()
         self.make_backbone, self.make_codec = backbone, codec
@@ -77,7 +82,8 @@ class Assembly(Averaged):
             raise ConfigError("model.instruction: needs model.context, which is null")
         self.make_context = context if "instruction" in injections else None
         self.finetune, self.init_from, self.seed = finetune, init_from, seed
-        self.compile_blocks = compile
+        self.compile_blocks, self.idle = compile, idle
+        self.visitors: tuple[Visitor, ...] = ()
         self.strict_loading = False  # a checkpoint holds what trains; on_load_checkpoint is strict
         self.config: dict[str, Any] | None = None
         self.model: EditModel | None = None
@@ -201,6 +207,23 @@ class Assembly(Averaged):
             clip_by_value(trained, float(gradient_clip_val))
         else:
             clip_by_norm(trained, float(gradient_clip_val))
+
+    def on_fit_start(self) -> None:
+        """Send frozen encoders to the host, if they are to wait there."""
+        if self.idle == "keep" or self.visitors:
+            return
+        assert self.codec is not None
+        here = self._device_in_use
+        visitors = [Visitor(self.codec, here).at(self.codec, ("encode", "decode"))]
+        for encoder in () if self.context is None else self.context.encoders():
+            if not any(parameter.requires_grad for parameter in encoder.tower.parameters()):
+                visitors.append(Visitor(encoder.tower, here).at(encoder, ("features",)))
+        for visitor in visitors:
+            visitor.go_home()
+        self.visitors = tuple(visitors)
+
+    def _device_in_use(self) -> torch.device:
+        return self.device
 
     # --- weights that train -------------------------------------------------------------------
 

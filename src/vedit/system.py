@@ -33,6 +33,7 @@ from vedit.flow.noised import Noised
 from vedit.flow.path import interpolate, velocity
 from vedit.flow.sampler import Sampler
 from vedit.flow.weighting import Weighting
+from vedit.idle import Idle
 from vedit.parameter_groups import ParameterGroup, grouped, keep_ratios
 from vedit.transfer import sent
 
@@ -65,6 +66,8 @@ class EditSystem(Assembly):
         init_from: a checkpoint, a run's folder or a folder of safetensors to start from.
         compile: compiles the backbone's blocks; null runs them as they are.
         seed: start of every random stream of training.
+        idle: where codec and frozen encoders are between uses in training: "keep" them on the
+            device, or "offload" them to the host's memory.
     """
 
     def __init__(
@@ -91,11 +94,14 @@ class EditSystem(Assembly):
         init_from: str | None = None,
         compile: CompileBlocks | None = None,
         seed: int = 0,
+        idle: Idle = "keep",
     ) -> None:
         slots = {"instruction": instruction, "source": source, "mask": mask}
         slots |= {"reference": reference, **(extra or {})}
         injections = {name: make for name, make in slots.items() if make is not None}
-        super().__init__(backbone, codec, context, injections, finetune, init_from, compile, seed)
+        super().__init__(
+            backbone, codec, context, injections, finetune, init_from, compile, seed, idle
+        )
         self.noise_levels, self.weighting, self.sampler = noise_levels, weighting, sampler
         self.guidance, self.dropout = guidance, dropout
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler

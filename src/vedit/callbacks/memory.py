@@ -225,6 +225,9 @@ def holding_of(
     kept = 2 if precision.endswith("16-true") else None
     counts = [_bytes(part, kept) for part in (system.model, *connector)]
     towers = [_bytes(part, None) for part in tower]
+    encoders = sum(c[1] + c[2] for c in towers) + sum(_bytes(system.codec, None))
+    if system.idle == "offload":  # they visit when no activations are held
+        encoders = sum(c[1] + c[2] for c in towers if c[0])
     states, temporaries = optimizer_numbers(system.make_optimizer)
     width = backbone.spec.width
     sizes = BlockSizes(tokens, context, width, ffn_width(backbone), heads_of(backbone), number)
@@ -235,7 +238,7 @@ def holding_of(
         trained=sum(c[0] for c in (*counts, *towers)),
         frozen=sum(c[1] for c in counts),
         stored=sum(c[2] for c in counts),
-        encoders=sum(c[1] + c[2] for c in towers) + sum(_bytes(system.codec, None)),
+        encoders=encoders,
         block=sum(_bytes(backbone.blocks[0], 2 if mixed else kept)[:2]),
         states=states,
         temporaries=temporaries,

@@ -1,5 +1,7 @@
 """What a context encoder is to the rest of the package."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -81,6 +83,10 @@ class ContextEncoder(nn.Module, ABC):
     @abstractmethod
     def context(self, features: Mapping[str, Tensor]) -> Context:
         """The tokens (B, L, D) that the backbone attends to, from `features`."""
+
+    def encoders(self) -> tuple[ContextEncoder, ...]:
+        """The encoders that have a tower of their own: itself, or those it is made of."""
+        return (self,)
 
     def lengths(self, images: Mapping[str, Tensor]) -> dict[str, int]:
         """How many tokens the context of a sample has, as far as words do not decide it.

@@ -107,6 +107,10 @@ class Decoupled(ContextEncoder):
         image = self._encoders[IMAGE].context(of[IMAGE])
         return replace(text, streams={**text.streams, IMAGE: image})
 
+    def encoders(self) -> tuple[ContextEncoder, ...]:
+        """Both."""
+        return tuple(self._encoders.values())
+
     def lengths(self, images: Mapping[str, Tensor]) -> dict[str, int]:
         """Those of both encoders."""
         text, image = (encoder.lengths(images) for encoder in self._encoders.values())
