@@ -26,6 +26,7 @@ AXES = {
     "rate": {str(i): {"model.optimizer.lr": 10.0**-i} for i in range(1, 6)},
     "decay": {str(i): {"model.optimizer.weight_decay": i / 10} for i in range(5)},
 }
+GAIN = {"key": "held_out.psnr_gain", "better": "higher"}
 LOSS = {"key": "held_out.psnr_edit", "better": "lower"}  # the same numbers, wanted the other way
 BEST = {"rate": "3", "decay": "2"}
 
@@ -34,7 +35,7 @@ BEST = {"rate": "3", "decay": "2"}
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
     """A sweep of 25 cells whose runs end at once, better the nearer they are to the best one."""
     monkeypatch.chdir(tmp_path)
-    write_grid(tmp_path, axes=AXES, metrics={"gain": "held_out.psnr_gain", "loss": LOSS})
+    write_grid(tmp_path, axes=AXES, metrics={"gain": GAIN, "loss": LOSS})
     experiments = ComposedExperiments()
     plan = make_plan(read_grid("grid.yaml", experiments), experiments)
     made = SweepFolder(tmp_path / "sweep")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from optuna.distributions import CategoricalDistribution
     from optuna.study import Study
 
-REPEATS = 50
-"""Suggestions in a row that name no new cell, after which one is drawn at random."""
+REPEATS = 20
+"""Suggestions in a row that name no new cell, after which the nearest new one is taken."""
 
 
 class Optuna(Local):
@@ -121,15 +121,13 @@ class Optuna(Local):
         fresh = {name: options for name, options in allowed.items() if name not in tried}
         batch: list[str] = []
         for _ in range(min(self.jobs or 1, self.trials - len(tried), len(fresh))):
-            named: str | None = None
             for _ in range(REPEATS):
                 trial = study.ask(dict(_space(grid)))
                 # What a cell gives is told when it has finished; the suggestion is not kept.
                 study.tell(trial, state=TrialState.FAIL)
-                named = next((n for n, o in fresh.items() if _is(o, trial.params)), None)
-                if named is not None:
+                named = _nearest(fresh, trial.params, f"{self.seed} {len(fresh)}")
+                if _shared(fresh[named], trial.params) == len(fresh[named]):
                     break
-            named = named or Random(f"{self.seed} {len(fresh)}").choice(sorted(fresh))
             batch.append(named)
             del fresh[named]
         return batch
@@ -155,9 +153,16 @@ def _space(grid: Grid) -> dict[str, CategoricalDistribution]:
     return {axis: CategoricalDistribution(tuple(options)) for axis, options in grid.axes.items()}
 
 
-def _is(options: Mapping[str, str], params: Mapping[str, Any]) -> bool:
-    """Whether a suggestion means a cell; axes that do not apply to it have no say."""
-    return all(params[axis] == name for axis, name in options.items())
+def _shared(options: Mapping[str, str], params: Mapping[str, Any]) -> int:
+    """Options that a cell has in common with a suggestion."""
+    return sum(params[axis] == name for axis, name in options.items())
+
+
+def _nearest(cells: Mapping[str, Mapping[str, str]], params: Mapping[str, Any], seed: str) -> str:
+    """The cell that a suggestion means; else one of those that differ from it the least."""
+    apart = {name: len(o) - _shared(o, params) for name, o in cells.items()}
+    least = min(apart.values())
+    return Random(seed).choice(sorted(name for name, by in apart.items() if by == least))
 
 
 def _by_cell(folder: SweepFolder) -> dict[str, list[Outcome]]:
