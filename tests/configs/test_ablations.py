@@ -117,8 +117,10 @@ def test_a_first_stage_starts_from_nothing_but_the_backbone() -> None:
 def test_cells_matched_by_compute_cost_the_same() -> None:
     for scale in SCALES:
         plan = planned("query_model_sequence_source", scale)
-        totals = [sum(run.flops or 0 for run in plan.chain(c.digest)) for c in plan.cells]
-        assert max(totals) / min(totals) < 1.02
+        chains = [plan.chain(cell.digest) for cell in plan.cells]
+        totals = [sum(run.flops or 0 for run in chain) for chain in chains]
+        dearest = max((run.flops or 0) / (run.steps or 1) for chain in chains for run in chain)
+        assert max(totals) - min(totals) <= dearest  # half a step more, half a step less
 
 
 @pytest.mark.parametrize("name", GRIDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.sweep.tiny_grid import AXES, METRICS, write_grid
 
 from vedit.cli import main
 from vedit.cli.sweep_experiments import ComposedExperiments
+from vedit.cli.yaml_file import read_yaml
 from vedit.sweep.folder import SweepFolder
 from vedit.sweep.grid import read_grid
 from vedit.sweep.plan import Plan, make_plan
@@ -83,6 +85,16 @@ def test_an_overlay_goes_over_earlier_stages_and_under_options(tmp_path: Path) -
     assert every == [[8, 8], [9, 9]]
     assert [config["data"]["batch_size"] for config in configs[0]][0] == 3
     assert configs[0][1]["data"]["batch_size"] != 3
+
+
+def test_a_digest_that_looks_like_a_number_stays_a_name(planned: Plan, tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    for digest in ("2391e6463016", "123456789012", "00000e000000"):
+        run = replace(next(iter(planned.runs.values())), digest=digest)
+        folder.write(replace(planned, runs={digest: run}), {}, 0)
+        config = read_yaml(folder.run(digest) / "experiment.yaml")
+        assert config == folder.placed(run)
+        assert config["name"] == digest
 
 
 def test_dry_run_tells_cells_and_differences(

@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vedit.errors import ConfigError
 from vedit.sweep.experiments import Tree
 from vedit.sweep.metrics import REPORT, parts
 from vedit.sweep.plan import Plan, Run
 from vedit.sweep.records import Cell, Grid
-from vedit.sweep.serial import grid_from, read_json
+from vedit.sweep.serial import as_yaml, grid_from, read_json
 from vedit.sweep.state import RunState, read_state, write_json
 
 PLAN = "sweep.json"
@@ -87,8 +85,7 @@ class SweepFolder:
         for run in plan.runs.values():
             folder = self.run(run.digest)
             folder.mkdir(parents=True, exist_ok=True)
-            config = yaml.safe_dump(self.placed(run), sort_keys=False)
-            (folder / "experiment.yaml").write_text(config, encoding="utf-8")
+            (folder / "experiment.yaml").write_text(as_yaml(self.placed(run)), encoding="utf-8")
             record = {**asdict(recorded(run)), "retries": retries}
             write_json(folder / "run.json", record)
         tree = {

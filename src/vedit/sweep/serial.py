@@ -1,4 +1,4 @@
-"""A grid as JSON, and back."""
+"""A grid as JSON, and back; an experiment as YAML."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from vedit.sweep.records import (
     Budget,
@@ -26,6 +28,36 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return tree if isinstance(tree, dict) else None
+
+
+class _Quoting(yaml.SafeDumper):
+    """Quotes text that begins as a number does: readers differ on what `1e5` is."""
+
+    def text(self, text: str) -> yaml.Node:
+        """Represent a string."""
+        style = "'" if text[:1] in "+-.0123456789" else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Quoting.add_representer(str, _Quoting.text)
+
+
+def as_yaml(tree: Mapping[str, Any]) -> str:
+    """An experiment's configuration as its file.
+
+    Args:
+        tree: plain data.
+
+    Returns:
+        YAML, which reads the same whatever its reader takes for a number.
+
+    Examples:
+        >>> print(as_yaml({"name": "2391e6463016", "steps": 3}), end="")
+        name: '2391e6463016'
+        steps: 3
+    """
+    text: str = yaml.dump(dict(tree), Dumper=_Quoting, sort_keys=False)
+    return text
 
 
 def grid_from(tree: Mapping[str, Any]) -> Grid:
