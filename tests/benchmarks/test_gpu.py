@@ -35,6 +35,7 @@ def test_a_step_ours_and_the_peers(tmp_path):
     assert {"gpu", "torch", "date", "command"} <= results["machine"].keys()
 
 
+@pytest.mark.slow
 def test_rows_that_would_begin_too_late_are_left_out_and_said(tmp_path):
     done = subprocess.run(
         [sys.executable, "benchmarks/gpu.py", "--tiny", "--seconds", "-1"],

@@ -55,7 +55,10 @@ def test_fit_saves_what_is_needed_to_go_on(
                 "offset": 0,
             },
         }
-        assert tree["model"]["finetune"]["tower"] == {"class_path": "vedit.finetune.frozen.Frozen"}
+        assert tree["model"]["finetune"]["tower"] == {
+            "class_path": "vedit.finetune.frozen.Frozen",
+            "init_args": {"base": None},
+        }
         assert tree["trainer"]["logger"]["init_args"]["name"] == "tiny"
 
     # The saved configuration is one: it resumes the run, and a run is not trained over.
