@@ -34,13 +34,19 @@ PEAK = 989e12
 """Dense bfloat16 operations a second of an H100 or H200 (SXM), by the data sheet."""
 
 EAGER: Overrides = {"model.compile": None}
-COMPILE: Overrides = {"model.compile": {"class_path": "vedit.compilation.CompileBlocks"}}
 
 
 def keeping(share: float) -> Overrides:
     """Compiled, a share of the activations kept."""
-    return {"model.compile": {**COMPILE["model.compile"], "init_args": {"keep": share}}}
+    return {
+        "model.compile": {
+            "class_path": "vedit.compilation.CompileBlocks",
+            "init_args": {"keep": share},
+        }
+    }
 
+
+COMPILE = keeping(1.0)
 
 KEEP_ALL: Overrides = {"model.backbone.init_args.recompute": None}
 FEED_FORWARD: Overrides = {"model.backbone.init_args.recompute": "RecomputeFeedForward"}

@@ -32,8 +32,8 @@ class CompileBlocks:
         keep: share of a block's activations to keep for the backward pass, of those that the
             compiler keeps by itself at 1. It computes again what costs least for its size: down to
             about 0.6 norms, rotations and activation functions, whose second time is hardly
-            noticed, then matrix products by their operations, never self-attention. With it
-            `recompute` of the backbone is best left at null.
+            noticed, then matrix products by their operations, never self-attention. It is for
+            blocks without `recompute`: where the backbone has one, that alone decides.
 
     Raises:
         ConfigError: if `keep` is not in (0, 1].
@@ -69,13 +69,27 @@ class CompileBlocks:
         except RuntimeError as error:
             raise ConfigError(f"model.compile: torch cannot compile here: {error}") from error
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _VARIANTS)
-        partitioning.activation_memory_budget = self.keep  # read when a block is compiled
+        partitioning.activation_memory_budget = self.share(backbone)  # read at the first call
         options = _options(self.mode) if self.backend == "inductor" else None
         for block in backbone.blocks:
             block.compile(
                 fullgraph=True, dynamic=self.dynamic, options=options, backend=self.backend
             )
         backbone.compiled = True
+
+    def share(self, backbone: Backbone) -> float:
+        """The share of activations that the compiler is told to keep.
+
+        What `recompute` marks leaves the compiler nothing to choose from, and torch's partitioner,
+        given a share of nothing, keeps tuples that its code generator refuses.
+
+        Args:
+            backbone: its `recompute` may decide instead.
+
+        Returns:
+            `keep`, or 1 if any block computes something again.
+        """
+        return self.keep if all(one is None for one in backbone.recompute) else 1.0
 
 
 def _options(mode: str) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def describe(
     holding = holding_of(system, sum(layout.lengths), attended, latents, precision)
     recompute = backbone.recompute or [None] * len(backbone.blocks)
     compiled = getattr(system, "compile_blocks", None)
-    keep = 1.0 if compiled is None else compiled.keep
+    keep = 1.0 if compiled is None else compiled.share(backbone)
     return Description(
         video=(frames, height, width),
         latents=latents,
