@@ -29,6 +29,7 @@ from vedit.flow.draws import drawn_from
 from vedit.idle import Idle, Visitor
 from vedit.model import EditModel, materialise, shapes_only
 from vedit.parallel.gradients import clip_by_norm, clip_by_value, in_pieces
+from vedit.parallel.ulysses import check_heads
 from vedit.precision import adapted
 from vedit.tokens import Grid
 from vedit.twin import tokens_of
@@ -181,8 +182,13 @@ class Assembly(Averaged):
 
         Args:
             group: those ranks, this one among them; None for nobody.
+
+        Raises:
+            ConfigError: if the heads of attention cannot be divided among them.
         """
         assert self.model is not None, "configure_model() comes first"
+        if group is not None:
+            check_heads(self.model.backbone.heads, group.size())
         self.model.backbone.context_group = group
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from tests.tiny import BACKBONE, CODEC, CONTEXT
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
@@ -23,6 +23,7 @@ from vedit.conditioning.cross import CrossAttend
 from vedit.context.umt5 import UMT5
 from vedit.data.module import EditData
 from vedit.distributed.fsdp2 import FSDP2
+from vedit.errors import ConfigError
 from vedit.finetune.frozen import Frozen
 from vedit.finetune.full import Full
 from vedit.finetune.lora import LoRA
@@ -54,9 +55,11 @@ class BySample(EditSystem):
         return (predicted.float() - velocity(clean, noise)).square().mean()
 
 
-def system(finetune: str, optimizer: Any = None, compiled: bool = False) -> BySample:
+def system(
+    finetune: str, optimizer: Any = None, compiled: bool = False, **backbone: Any
+) -> BySample:
     return BySample(
-        backbone=lambda: WanDiT(**BACKBONE),
+        backbone=lambda: WanDiT(**{**BACKBONE, **backbone}),
         codec=lambda: WanVAE(**CODEC),
         context=lambda spec: UMT5(spec, **CONTEXT),
         instruction=CrossAttend,
@@ -129,6 +132,26 @@ def fit(
     state = {name: whole(tensor) for name, tensor in trained.trained_state().items()}
     kinds = {name: type(p).__name__ for name, p in trained.model.named_parameters()}
     return {"state": state, "keys": watch.keys, "kinds": kinds}
+
+
+class Unread(LightningDataModule):
+    """Data that nobody may ask for."""
+
+    def train_dataloader(self) -> Any:
+        raise AssertionError("data was asked for")
+
+
+def refusal(heads: int, context: int) -> tuple[str, set[str]]:
+    """What is said of so many heads for so many ranks, and how weights lie then."""
+    refused = system("full", num_attention_heads=heads)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    strategy = FSDP2(context=context)
+    trainer = Trainer(accelerator="cpu", devices=context, strategy=strategy, max_steps=1, **quiet)
+    try:
+        trainer.fit(refused, Unread())
+    except ConfigError as error:
+        return str(error), {type(p).__name__ for p in refused.parameters()}
+    return "", set()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.distributed.spreading import fit
+from tests.distributed.spreading import fit, refusal
 from tests.parallel.ranks import Ranks
 from tests.tiny import make_shards
 
@@ -117,6 +117,13 @@ def test_weights_lie_where_the_strategy_says(shards: Path, two: Ranks) -> None:
     pieces = {name for name, kind in kinds.items() if kind == "DTensor"}
     injected = {name for name in kinds if name.startswith("injections.")}
     assert pieces == {name for name in kinds if ".lora_" in name} | injected
+
+
+def test_heads_that_ranks_cannot_divide_are_refused_before_anything_is_read(two: Ranks) -> None:
+    for said, kinds in two.run(refusal, 3, 2):
+        assert "trainer.strategy.context: the backbone's 3 attention heads" in said
+        assert said.endswith("among 2 ranks; the nearest that fit: 1 and 3")
+        assert kinds == {"Parameter"}  # none is in pieces
 
 
 @pytest.mark.parametrize("plan", ["full", "lora"])

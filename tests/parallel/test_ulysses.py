@@ -40,12 +40,15 @@ def test_every_token_is_held_once_and_shares_differ_by_one_at_most(lengths, rank
         assert torch.equal(again, held)
 
 
-def test_heads_that_cannot_be_divided_are_refused_with_the_degrees_that_can():
+def test_heads_that_cannot_be_divided_are_refused_with_the_nearest_degrees_that_can():
     check_heads(24, 8)
     with pytest.raises(
-        ConfigError, match=r"over 5 ranks: .* 24 .* one of 1, 2, 3, 4, 6, 8, 12, 24"
+        ConfigError,
+        match=r"strategy.context: .* 24 .* among 5 ranks; the nearest that fit: 4 and 6",
     ):
         check_heads(24, 5)
+    with pytest.raises(ConfigError, match=r"among 48 ranks; the nearest that fit: 24$"):
+        check_heads(24, 48)
 
 
 def one_head_too_few() -> str:
@@ -60,7 +63,7 @@ def one_head_too_few() -> str:
 
 def test_a_model_refuses_a_group_that_its_heads_do_not_suit(two):
     for message in two.run(one_head_too_few):
-        assert "over 2 ranks: the backbone's 3 attention heads" in message
+        assert "the backbone's 3 attention heads cannot be divided among 2 ranks" in message
 
 
 # --- the exchange -----------------------------------------------------------------------------

@@ -80,6 +80,7 @@ class Backbone(nn.Module, ABC):
         spec: the sizes others need to fit it.
         weights: folder or hub id of pretrained weights, None for random ones.
         blocks: the units of sharding, compilation and recomputation.
+        heads: of self-attention, which ranks that share a sequence divide among them.
         recompute: how each block spares memory (`vedit.backbones.recompute`); empty for none.
         context_group: the ranks that share every sequence among them, all given the same; None is
             a rank for itself. Set before the first forward pass (`vedit.parallel.ulysses`).
@@ -89,6 +90,7 @@ class Backbone(nn.Module, ABC):
     spec: BackboneSpec
     weights: str | None
     blocks: nn.ModuleList
+    heads: int = 1
     context_group: ProcessGroup | None = None
     recompute: Sequence[Recompute | None] = ()
     compiled: bool = False

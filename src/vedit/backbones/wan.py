@@ -151,7 +151,7 @@ class WanDiT(Backbone):
         self.weights = weights
         self.attention = attention
         self.input_half = input_half
-        self.head_width = attention_head_dim
+        self.heads, self.head_width = num_attention_heads, attention_head_dim
         self.eps = eps
         self.patch_embedding = nn.Conv3d(in_channels, width, kernel_size=patch, stride=patch)
         self.condition_embedder = TimeEmbedding(freq_dim, width)
@@ -266,8 +266,7 @@ class WanDiT(Backbone):
         """What this rank holds of a sequence (B, N, D); None for all of it."""
         if self.context_group is None:
             return None
-        heads = self.spec.width // self.head_width
-        return share_of(tokens.shape[1], heads, self.context_group)
+        return share_of(tokens.shape[1], self.heads, self.context_group)
 
     def _through_blocks(self, x: Tensor, around: Surroundings) -> Tensor:
         with own_draws(around.share if self.training else None, x.device):
@@ -310,8 +309,7 @@ class WanDiT(Backbone):
             return
         folder = resolve_folder(self.weights)
         if (folder / "config.json").is_file():
-            heads = self.spec.width // self.head_width
-            sizes = {"num_attention_heads": heads, "attention_head_dim": self.head_width}
+            sizes = {"num_attention_heads": self.heads, "attention_head_dim": self.head_width}
             check_config(folder, {**sizes, "eps": self.eps}, "model.backbone.init_args")
         ignored = ("condition_embedder.text_embedder.", "condition_embedder.image_embedder.")
         own = {name: t for name, t in tensors(folder).items() if not name.startswith(ignored)}

@@ -230,7 +230,7 @@ def holding_of(
         encoders = sum(c[1] + c[2] for c in towers if c[0])
     states, temporaries = optimizer_numbers(system.make_optimizer)
     width = backbone.spec.width
-    sizes = BlockSizes(tokens, context, width, ffn_width(backbone), heads_of(backbone), number)
+    sizes = BlockSizes(tokens, context, width, ffn_width(backbone), backbone.heads, number)
     channels = 1.0
     for size in latents:
         channels *= size
@@ -247,15 +247,6 @@ def holding_of(
         # Latents, noise, prediction, their loss in float32; tokens twice packed and in the head.
         outside=(8 * 4 * channels + 2 * context * width * number, 4 * tokens * width * number),
     )
-
-
-def heads_of(backbone: nn.Module) -> int:
-    """Attention heads of a backbone's blocks; 1 if they do not tell."""
-    for module in backbone.modules():
-        heads = getattr(module, "heads", None)
-        if isinstance(heads, int):
-            return heads
-    return 1
 
 
 def optimizer_numbers(make: Callable[[Any], Any]) -> tuple[float, float]:

@@ -79,7 +79,7 @@ def ffn_width(backbone: Backbone) -> int:
 def _pretrained_block(backbone: WanDiT) -> CrossBlock:
     width = backbone.spec.width
     with torch.device("meta"):
-        return CrossBlock(BlockShape(width, width // backbone.head_width, ffn_width(backbone)))
+        return CrossBlock(BlockShape(width, backbone.heads, ffn_width(backbone)))
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:

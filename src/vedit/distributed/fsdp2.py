@@ -146,14 +146,19 @@ class FSDP2(ModelParallelStrategy):
             self.barrier()
 
     def spread(self) -> None:
-        """Share out the weights of a built module, and tell it who shares its tokens."""
+        """Tell a built module who shares its tokens, and share out its weights.
+
+        Raises:
+            ConfigError: if its attention heads cannot be divided among the ranks of a context.
+        """
         assert self.plan is not None
         module = self.precision_plugin.convert_module(cast(nn.Module, self.lightning_module))
         spreadable = cast(Spreadable, module)
+        # First, since it may refuse, and a refusal should cost nothing that takes long.
+        spreadable.share_tokens(self.plan.context_group)
         root, units = spreadable.sharding_units()
         if self.shards:
             shard(root, units, self.plan.weights, self.sharding)
-        spreadable.share_tokens(self.plan.context_group)
         module.to(self.root_device)
 
     def setup(self, trainer: Trainer) -> None:

@@ -92,7 +92,7 @@ def write_own_folder(trained: Trained, output: Path, dtype: torch.dtype) -> list
     backbone = own_backbone(system)
     file = output / "transformer" / "diffusion_pytorch_model.safetensors"
     write_file(file, own_tensors(system), dtype)
-    heads = {"num_attention_heads": backbone.spec.width // backbone.head_width}
+    heads = {"num_attention_heads": backbone.heads}
     config = {"_class_name": type(backbone).__name__, **heads, "eps": backbone.eps}
     config["attention_head_dim"] = backbone.head_width
     (file.parent / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

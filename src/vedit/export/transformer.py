@@ -121,7 +121,7 @@ def transformer_config(system: EditSystem) -> dict[str, Any]:
     channels = spec.latent_channels
     return {
         "num_layers": spec.blocks,
-        "num_attention_heads": spec.width // backbone.head_width,
+        "num_attention_heads": backbone.heads,
         "attention_head_dim": backbone.head_width,
         "ffn_dim": block.ffn.net[2].in_features,
         "in_channels": 2 * channels if joined_source(system) is not None else channels,

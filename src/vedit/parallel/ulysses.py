@@ -163,13 +163,14 @@ def check_heads(heads: int, degree: int) -> None:
         degree: ranks that share a sequence.
 
     Raises:
-        ConfigError: with the degrees that would do.
+        ConfigError: with the nearest degrees that would do.
     """
     if heads % degree:
-        fit = ", ".join(str(d) for d in range(1, heads + 1) if heads % d == 0)
+        fit = [d for d in range(1, heads + 1) if heads % d == 0]
+        near = [max(d for d in fit if d < degree), *(d for d in fit if d > degree)][:2]
         raise ConfigError(
-            f"context parallel over {degree} ranks: the backbone's {heads} attention heads cannot "
-            f"be divided by {degree}; choose one of {fit}"
+            f"trainer.strategy.context: the backbone's {heads} attention heads cannot be divided "
+            f"among {degree} ranks; the nearest that fit: {' and '.join(map(str, near))}"
         )
 
 
