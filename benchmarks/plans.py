@@ -20,15 +20,8 @@ from typing import Any
 from vedit.backbones.flops import Flops, step_flops
 from vedit.backbones.recompute import recomputed_flops
 from vedit.callbacks.description import Description, describe
-from vedit.callbacks.memory import (
-    GIB,
-    MODES,
-    USABLE,
-    Holding,
-    MemoryEstimate,
-    Spread,
-    estimate,
-)
+from vedit.callbacks.holding import Holding
+from vedit.callbacks.memory import GIB, MODES, USABLE, MemoryEstimate, Spread, estimate
 from vedit.callbacks.operations import how_trained
 from vedit.cli.experiment import check, read, system
 

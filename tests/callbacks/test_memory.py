@@ -16,7 +16,6 @@ from vedit.callbacks.memory import (
     Spread,
     estimate,
     frugal_enough,
-    optimizer_numbers,
 )
 from vedit.callbacks.summary import compared, warning
 from vedit.compilation import CompileBlocks
@@ -24,7 +23,6 @@ from vedit.finetune.full import Full
 from vedit.finetune.lora import LoRA
 from vedit.finetune.plan import FinetunePlan
 from vedit.finetune.storage import NF4
-from vedit.optim import MuonAdamW
 
 SIZE = (5, 16, 24)
 
@@ -54,24 +52,6 @@ def test_weights_gradients_and_states_are_those_of_a_step(method: Full | LoRA) -
     codec = sum(p.nbytes for p in system.codec.parameters())
     tower = sum(p.nbytes for p in system.context.tower.parameters())
     assert found.encoders == codec + tower
-
-
-@pytest.mark.parametrize(
-    ("make", "states"),
-    [
-        (lambda p: torch.optim.SGD(p, lr=1.0), 0),
-        (lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9), 1),
-        (lambda p: torch.optim.AdamW(p, lr=1.0), 2),
-        (lambda p: MuonAdamW(p), 1),
-    ],
-)
-def test_states_of_optimizers(make: object, states: int) -> None:
-    assert optimizer_numbers(make)[0] == states
-
-
-def test_an_optimizer_that_is_fused_takes_nothing_for_a_moment() -> None:
-    assert optimizer_numbers(lambda p: torch.optim.AdamW(p, lr=1.0))[1] == 1
-    assert optimizer_numbers(lambda p: torch.optim.AdamW(p, lr=1.0, foreach=False))[1] == 0
 
 
 ALONE = Spread()

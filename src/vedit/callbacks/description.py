@@ -10,7 +10,8 @@ from torch import nn
 
 from vedit.attention import choose_kernel
 from vedit.backbones.flops import Flops
-from vedit.callbacks.memory import Holding, MemoryEstimate, Spread, estimate, holding_of
+from vedit.callbacks.holding import Holding, holding_of
+from vedit.callbacks.memory import MemoryEstimate, Spread, estimate
 from vedit.callbacks.operations import operations_of
 from vedit.callbacks.parameters import PartRow, part_rows, published_parameters
 from vedit.errors import ConfigError

@@ -8,14 +8,11 @@ take while they encode is not known here, and nothing where caches serve their r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import torch
-from torch import nn
-
-from vedit.backbones.activations import BlockSizes, Reads, kept_by, reads_of, shared, workspace
+from vedit.backbones.activations import kept_by, shared, workspace
 from vedit.backbones.recompute import (
     EveryKth,
     KeepAttention,
@@ -25,8 +22,7 @@ from vedit.backbones.recompute import (
     RecomputeFeedForward,
     kept_bytes,
 )
-from vedit.callbacks.parameters import ffn_width
-from vedit.finetune.stored_linear import StoredLinear
+from vedit.callbacks.holding import Holding
 
 GIB = 2**30
 USABLE = 0.94
@@ -66,35 +62,6 @@ class Spread:
     def pieces(self) -> int:
         """In how many pieces weights lie."""
         return self.shard * self.context
-
-
-@dataclass(frozen=True)
-class Holding:
-    """What a system holds, in bytes, and the sizes of one sample.
-
-    Attributes:
-        trained: weights that train.
-        frozen: weights of the model that do not.
-        stored: those of them in fewer bits, which every device holds whole.
-        encoders: of the codec and the frozen tower of the context encoder.
-        block: of the largest block, as it is gathered to compute with.
-        states: numbers that the optimizer keeps for each one that trains.
-        temporaries: the same for a moment in a step.
-        sizes: of a block, with the tokens of one sample.
-        reads: what training a block needs.
-        outside: of one sample outside blocks, a function of the ranks that share its tokens.
-    """
-
-    trained: float
-    frozen: float
-    stored: float
-    encoders: float
-    block: float
-    states: float
-    temporaries: float
-    sizes: BlockSizes
-    reads: Reads
-    outside: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -199,95 +166,3 @@ def frugal_enough(
         if needed.peak <= USABLE * limit:
             return name, needed
     return None
-
-
-def holding_of(
-    system: Any, tokens: int, context: int, latents: Sequence[int], precision: str
-) -> Holding:
-    """What a system holds.
-
-    Args:
-        system: built, on the meta device or not, its finetuning plan applied.
-        tokens: N of one sample.
-        context: L of one sample, 0 without cross-attention.
-        latents: (C, t, h, w) of one sample.
-        precision: of the trainer, such as "bf16-mixed".
-
-    Returns:
-        Bytes and sizes for `estimate`.
-    """
-    backbone = system.model.backbone
-    number = 2 if "16" in precision else 4
-    mixed = "mixed" in precision
-    connector = [] if system.context is None else [system.context.connector]
-    tower = [] if system.context is None else [system.context.tower]
-    # A true half precision converts the model and the connector, and what lies in fewer bits stays.
-    kept = 2 if precision.endswith("16-true") else None
-    counts = [_bytes(part, kept) for part in (system.model, *connector)]
-    towers = [_bytes(part, None) for part in tower]
-    encoders = sum(c[1] + c[2] for c in towers) + sum(_bytes(system.codec, None))
-    if system.idle == "offload":  # they visit when no activations are held
-        encoders = sum(c[1] + c[2] for c in towers if c[0])
-    states, temporaries = optimizer_numbers(system.make_optimizer)
-    width = backbone.spec.width
-    sizes = BlockSizes(tokens, context, width, ffn_width(backbone), backbone.heads, number)
-    channels = 1.0
-    for size in latents:
-        channels *= size
-    return Holding(
-        trained=sum(c[0] for c in (*counts, *towers)),
-        frozen=sum(c[1] for c in counts),
-        stored=sum(c[2] for c in counts),
-        encoders=encoders,
-        block=sum(_bytes(backbone.blocks[0], 2 if mixed else kept)[:2]),
-        states=states,
-        temporaries=temporaries,
-        sizes=sizes,
-        reads=reads_of(backbone.blocks[0], mixed),
-        # Latents, noise, prediction, their loss in float32; tokens twice packed and in the head.
-        outside=(8 * 4 * channels + 2 * context * width * number, 4 * tokens * width * number),
-    )
-
-
-def optimizer_numbers(make: Callable[[Any], Any]) -> tuple[float, float]:
-    """What an optimizer keeps, found by a step of a small matrix.
-
-    Args:
-        make: makes it from parameters.
-
-    Returns:
-        Numbers kept for each number that trains, and those it takes besides in a step: one where
-        it treats all parameters together, as torch's do on CUDA unless they are fused.
-    """
-    with torch.device("cpu"):
-        weight = nn.Parameter(torch.zeros(16, 16))
-        weight.grad = torch.zeros(16, 16)
-        optimizer = make([weight])
-        optimizer.step()
-    inner = getattr(optimizer, "halves", [optimizer])
-    tensors = [
-        value
-        for each in inner
-        for state in each.state.values()
-        for value in state.values()
-        if isinstance(value, torch.Tensor) and value.numel() > 1
-    ]
-    defaults = inner[0].defaults
-    together = not defaults.get("fused") and defaults.get("foreach") is not False
-    return sum(t.numel() for t in tensors) / weight.numel(), float(together and bool(tensors))
-
-
-def _bytes(module: nn.Module, size: int | None) -> tuple[float, float, float]:
-    """Bytes of what trains, of what does not, and of what is stored in fewer bits.
-
-    Args:
-        module: on any device.
-        size: bytes a number of the first two; None is their own.
-    """
-    found = {True: 0.0, False: 0.0}
-    for parameter in module.parameters():
-        each = parameter.element_size() if size is None else size
-        found[parameter.requires_grad] += parameter.numel() * each
-    layers = [layer for layer in module.modules() if isinstance(layer, StoredLinear)]
-    stored = sum(t.numel() * t.element_size() for layer in layers for t in layer.stored)
-    return found[True], found[False], float(stored)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vedit.batch import UnlikeBatch
 from vedit.callbacks.description import describe
-from vedit.callbacks.memory import GIB, USABLE, Holding, MemoryEstimate, Spread, frugal_enough
+from vedit.callbacks.holding import Holding
+from vedit.callbacks.memory import GIB, USABLE, MemoryEstimate, Spread, frugal_enough
 from vedit.tokens import Grid
 
 
