@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.tiny import BACKBONE, built, make_batch
 
+from vedit.averaging import Averaging
 from vedit.backbones.recompute import EveryKth, KeepAttention, RecomputeBlocks
 from vedit.backbones.wan import WanDiT
 from vedit.callbacks.description import describe
@@ -91,11 +92,49 @@ def test_gradients_add_to_activations_where_batches_accumulate() -> None:
     assert together.peak > apart.peak
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_an_average_of_what_trains_is_counted(precision: str) -> None:
+    changes = {"finetune": FinetunePlan(backbone=LoRA(rank=2), connector=Full())}
+    system = built(**changes, averaging=Averaging())
+    estimated = describe(system, *SIZE, precision=precision)
+    apart = describe(built(**changes), *SIZE, precision=precision)
+    if precision == "bf16-true":
+        system.model.to(torch.bfloat16)
+        system.context.connector.to(torch.bfloat16)
+    system.start_average()
+    found = estimated.memory
+    assert found.average == sum(p.nbytes for p in system.average.parameters()) > 0
+    assert estimated.holding.widened == (found.average if precision == "bf16-true" else 0)
+    assert found.peak == apart.memory.peak + found.average
+    assert f"optimizer {found.optimizer / GIB:.1f}, average {found.average / GIB:.1f}, " in (
+        estimated.text()
+    )
+    assert found.as_dict()["average"] == found.average / GIB
+    assert apart.memory.average == 0
+    assert "average" not in apart.text()
+    four = estimate(estimated.holding, [None] * estimated.blocks, Spread(shard=4))
+    assert four.average == found.average / 4
+
+
+def test_an_average_on_the_host_takes_nothing_of_the_device() -> None:
+    system = built(averaging=Averaging(device="cpu"))
+    assert describe(system, *SIZE).memory == describe(built(), *SIZE).memory
+
+
+def test_weights_that_are_widened_into_an_average_are_there_twice_for_a_moment() -> None:
+    system = built(averaging=Averaging())
+    holding = describe(system, *SIZE, precision="bf16-true").holding
+    needed = estimate(holding, [None, None], Spread())
+    assert needed.step == needed.average == 2 * needed.gradients
+
+
 def test_the_peak_has_phases() -> None:
     passing = MemoryEstimate(10, 5, 20, 4, 4, 100, 7)
     assert passing.peak == 10 + 5 + 20 + 100 + 7
     stepping = MemoryEstimate(10, 5, 20, 40, 40, 30, 7)
     assert stepping.peak == 10 + 5 + 20 + 80
+    averaged = MemoryEstimate(10, 5, 20, 40, 40, 30, 7, average=9)
+    assert averaged.peak == stepping.peak + 9
 
 
 def test_a_warning_names_the_fastest_way_that_fits() -> None:

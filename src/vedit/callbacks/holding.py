@@ -29,6 +29,8 @@ class Holding:
         sizes: of a block, with the tokens of one sample.
         reads: what training a block needs.
         outside: of one sample outside blocks, a function of the ranks that share its tokens.
+        average: of the moving average, where it lies on the device.
+        widened: of the weights as they enter it, for a moment, where they have fewer bits.
     """
 
     trained: float
@@ -41,6 +43,8 @@ class Holding:
     sizes: BlockSizes
     reads: Reads
     outside: tuple[float, float]
+    average: float = 0.0
+    widened: float = 0.0
 
 
 def holding_of(
@@ -66,6 +70,9 @@ def holding_of(
     # A true half precision converts the model and the connector, and what lies in fewer bits stays.
     kept = 2 if precision.endswith("16-true") else None
     counts = [_bytes(part, kept) for part in (system.model, *connector)]
+    averaged = [_averaged_bytes(part, kept) for part in (system.model, *connector)]
+    averaged += [_averaged_bytes(part, None) for part in tower]
+    here = system.averaging is not None and system.averaging.device == "same"
     towers = [_bytes(part, None) for part in tower]
     encoders = sum(c[1] + c[2] for c in towers) + sum(_bytes(system.codec, None))
     if system.idle == "offload":  # they visit when no activations are held
@@ -88,6 +95,8 @@ def holding_of(
         reads=reads_of(backbone.blocks[0], mixed),
         # Latents, noise, prediction, their loss in float32; tokens twice packed and in the head.
         outside=(8 * 4 * channels + 2 * context * width * number, 4 * tokens * width * number),
+        average=sum(a[0] for a in averaged) if here else 0.0,
+        widened=sum(a[1] for a in averaged) if here else 0.0,
     )
 
 
@@ -133,3 +142,20 @@ def _bytes(module: nn.Module, size: int | None) -> tuple[float, float, float]:
     layers = [layer for layer in module.modules() if isinstance(layer, StoredLinear)]
     stored = sum(t.numel() * t.element_size() for layer in layers for t in layer.stored)
     return found[True], found[False], float(stored)
+
+
+def _averaged_bytes(module: nn.Module, size: int | None) -> tuple[float, float]:
+    """Bytes of the average of what trains, and of that part of it whose weights are narrower.
+
+    Args:
+        module: on any device.
+        size: bytes a number of the weights; None is their own.
+    """
+    whole = narrow = 0.0
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            each = parameter.element_size() if size is None else size
+            held = parameter.numel() * max(each, 4)  # `AveragedWeights` keeps at least float32
+            whole += held
+            narrow += held if each < 4 else 0.0
+    return whole, narrow

@@ -1,9 +1,10 @@
 """How much memory a training needs on one device, by formula, before it starts.
 
-Peak = weights + optimizer states + max(activations, gradients, gradients + temporaries of the step)
-+ workspace, since the backward pass frees a block's activations as it makes its gradients. What
-blocks keep is in `vedit.backbones.activations`. Encoders count with their weights alone: what they
-take while they encode is not known here, and nothing where caches serve their results.
+Peak = weights + optimizer states + moving average + max(activations, gradients, gradients +
+temporaries of the step) + workspace, since the backward pass frees a block's activations as it
+makes its gradients. What blocks keep is in `vedit.backbones.activations`. Encoders count with their
+weights alone: what they take while they encode is not known here, and nothing where caches serve
+their results.
 """
 
 from __future__ import annotations
@@ -73,10 +74,11 @@ class MemoryEstimate:
         encoders: of the codec and the frozen tower.
         optimizer: its states.
         gradients: of what trains.
-        step: what the optimizer takes for a moment.
+        step: what the optimizer takes for a moment, or else the average after it.
         activations: what is kept until the backward pass.
         workspace: what the backward pass takes for a moment.
         accumulates: whether gradients are there while activations are made.
+        average: moving average of what trains; nothing where there is none, or on the host.
     """
 
     weights: float
@@ -87,13 +89,14 @@ class MemoryEstimate:
     activations: float
     workspace: float
     accumulates: bool = False
+    average: float = 0.0
 
     @property
     def peak(self) -> float:
         """The most that is held at once."""
         before = self.gradients if self.accumulates else 0.0
         passing = max(before + self.activations, self.gradients) + self.workspace
-        lasting = self.weights + self.encoders + self.optimizer
+        lasting = self.weights + self.encoders + self.optimizer + self.average
         return lasting + max(passing, self.gradients + self.step)
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,7 +106,9 @@ class MemoryEstimate:
 
     def text(self) -> str:
         """One line for people."""
-        parts = ("weights", "encoders", "optimizer", "gradients", "activations", "workspace")
+        parts = ["weights", "encoders", "optimizer", "gradients", "activations", "workspace"]
+        if self.average:
+            parts.insert(3, "average")
         listed = ", ".join(f"{part} {getattr(self, part) / GIB:.1f}" for part in parts)
         return f"about {self.peak / GIB:.1f} GiB a device by formula: {listed}"
 
@@ -138,11 +143,12 @@ def estimate(
         encoders=holding.encoders,
         optimizer=trained * holding.states,
         gradients=trained,
-        step=trained * holding.temporaries,
+        step=max(trained * holding.temporaries, holding.widened / spread.pieces),
         activations=keep * kept_bytes(recompute, kept_by(sizes, holding.reads))
         + spread.batch * (whole + split / spread.context),
         workspace=workspace(sizes),
         accumulates=spread.accumulates,
+        average=holding.average / spread.pieces,
     )
 
 
