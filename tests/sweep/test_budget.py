@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.data.samples import sample
 
+from vedit.data.mixture import Mixture
 from vedit.errors import ConfigError
-from vedit.sweep.budget import Costs, costs, steps_of
+from vedit.sweep.budget import Costs, costs, samples_of_batch, steps_of
 from vedit.sweep.experiments import Facts
 from vedit.sweep.records import Budget
 
@@ -58,3 +60,43 @@ def test_a_step_costs_what_all_its_samples_cost() -> None:
     found = costs(checked, Facts(1, 0, 10, 7.0))
     assert found == Costs(samples=120, flops=840.0, steps=9)
     assert costs({"trainer": {"devices": "auto"}, "data": None}, Facts(1, 0)).samples == 1
+
+
+def test_ranks_that_share_a_sequence_have_the_same_samples() -> None:
+    strategy = {"class_path": "vedit.distributed.fsdp2.FSDP2", "init_args": {"context": 4}}
+    checked = {"trainer": {"devices": 8, "strategy": strategy}, "data": {"batch_size": 3}}
+    assert costs(checked, Facts(1, 0, 10, 7.0)) == Costs(samples=6, flops=42.0, steps=None)
+    checked["trainer"] = {"devices": 8, "strategy": "ddp"}
+    assert costs(checked, Facts(1, 0, 10, 7.0)).samples == 24
+
+
+BY_TOKENS = {
+    "trainer": {"devices": 2, "accumulate_grad_batches": 3},
+    "data": {"batch_size": 5, "tokens_per_batch": 100},
+}
+
+
+def test_a_budget_of_tokens_has_room_for_whole_samples() -> None:
+    assert costs(BY_TOKENS, Facts(1, 0, 30, 7.0)) == Costs(samples=18, flops=126.0, steps=None)
+    # Twice the tokens, half the samples: as many operations as its attention does not add.
+    assert costs(BY_TOKENS, Facts(1, 0, 60, 14.0)).samples == 6
+    own = {**BY_TOKENS, "data": {"class_path": "lab.Data", "init_args": BY_TOKENS["data"]}}
+    assert costs(own, Facts(1, 0, 30, 7.0)).samples == 18
+
+
+def test_a_budget_of_tokens_needs_a_size_and_room_for_a_sample() -> None:
+    unknown = costs(BY_TOKENS, Facts(1, 0))
+    assert unknown == Costs(samples=None, flops=None, steps=None)
+    with pytest.raises(ConfigError, match="give `video`"):
+        steps_of(Budget(flops=1e4), [unknown], BASE)
+    with pytest.raises(ConfigError, match=r"tokens_per_batch: got 100, but a sample makes 101 tok"):
+        costs(BY_TOKENS, Facts(1, 0, 101, 7.0))
+
+
+@pytest.mark.parametrize("tokens", [48, 100, 144, 1000])
+def test_batches_count_as_many_samples_as_the_data_forms(tokens: int) -> None:
+    clip = sample(0).record
+    mixture = Mixture({"a": 1.0}, tokens_per_batch=tokens, drop_last=True)
+    plan = mixture.plan([[clip] * 64], ranks=1, tokens_of=lambda bucket: 48)
+    (formed,) = {len(batch) for batch in plan.epoch(0)}
+    assert samples_of_batch({"tokens_per_batch": tokens}, 48) == formed

@@ -67,6 +67,21 @@ def test_stages_come_first_and_are_shared(tmp_path: Path) -> None:
     assert start == str(folder.run(first[0].digest))
 
 
+def test_cells_that_fill_batches_by_tokens_match_in_operations(tmp_path: Path) -> None:
+    added = {"model.source": {"class_path": "vedit.conditioning.add.AddToTokens"}}
+    made = plan(
+        tmp_path,
+        axes={"source": {"after": None, "added": added}},
+        overrides={"data.tokens_per_batch": 50},
+        budget={"steps": 100, "match": "flops"},
+    )
+    after, add = (made.runs[cell.digest] for cell in made.cells)
+    assert (after.facts.tokens, add.facts.tokens) == (24, 12)  # two samples a batch, and four
+    assert after.steps == 100
+    assert after.flops == 100 * 2 * after.facts.step_flops
+    assert add.steps == round(after.flops / (4 * add.facts.step_flops))
+
+
 def test_an_overlay_goes_over_earlier_stages_and_under_options(tmp_path: Path) -> None:
     (tmp_path / "stage.yaml").write_text("trainer: {log_every_n_steps: 7}\ndata: {batch_size: 3}\n")
     (tmp_path / "option.yaml").write_text("trainer: {log_every_n_steps: 9}\n")

@@ -16,13 +16,13 @@ class Costs:
     """What a training costs.
 
     Attributes:
-        samples: of one optimizer step.
+        samples: of one optimizer step; None if a batch goes by tokens and no size is known.
         flops: operations of one optimizer step, the backbone's; None if unknown.
         steps: that the configuration asks for; None if it does not end by steps.
         share: of the budget; None leaves `steps` as they are.
     """
 
-    samples: int
+    samples: int | None
     flops: float | None
     steps: int | None
     share: float | None = None
@@ -38,13 +38,53 @@ def costs(checked: Tree, facts: Facts, share: float | None = None) -> Costs:
 
     Returns:
         Its costs; an unknown number of devices counts as one.
+
+    Raises:
+        ConfigError: a batch goes by tokens, and has not room for one sample.
     """
-    trainer, data = checked["trainer"], data_of(checked)
-    samples = int(data.get("batch_size") or 1) * int(trainer.get("accumulate_grad_batches") or 1)
-    samples *= devices(trainer) * int(trainer.get("num_nodes") or 1)
+    trainer = checked["trainer"]
+    samples = samples_of_batch(data_of(checked), facts.tokens)
+    if samples is not None:
+        samples *= int(trainer.get("accumulate_grad_batches") or 1) * data_ranks(trainer)
     steps = trainer.get("max_steps")
-    flops = None if facts.step_flops is None else facts.step_flops * samples
+    known = samples is not None and facts.step_flops is not None
+    flops = (facts.step_flops or 0.0) * (samples or 0) if known else None
     return Costs(samples, flops, steps if isinstance(steps, int) and steps > 0 else None, share)
+
+
+def samples_of_batch(data: Tree, tokens: int | None) -> int | None:
+    """How many samples of one size make a batch on one rank, as `vedit.data.mixture` forms it.
+
+    Args:
+        data: arguments of the data.
+        tokens: of one sample; None if no size is known.
+
+    Returns:
+        As many as are asked for, or as a budget of tokens has room for; None if that is unknown.
+
+    Raises:
+        ConfigError: the budget has not room for one.
+    """
+    budget = data.get("tokens_per_batch")
+    if budget is None:
+        return int(data.get("batch_size") or 1)
+    if tokens is None:
+        return None
+    if tokens > int(budget):
+        raise ConfigError(
+            f"data.tokens_per_batch: got {budget}, but a sample makes {tokens} tokens at the size "
+            "that operations are counted at; set at least that, or the grid's `video` to what is "
+            "trained on"
+        )
+    return int(budget) // tokens
+
+
+def data_ranks(trainer: Tree) -> int:
+    """How many ranks have samples of their own: those that share a sequence have the same."""
+    strategy: Any = trainer.get("strategy")
+    arguments = (strategy.get("init_args") or {}) if isinstance(strategy, dict) else {}
+    ranks = devices(trainer) * int(trainer.get("num_nodes") or 1)
+    return max(1, ranks // int(arguments.get("context") or 1))
 
 
 def devices(trainer: Tree) -> int:
