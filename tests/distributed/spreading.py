@@ -33,12 +33,17 @@ from vedit.flow.noise_levels import LogitNormal
 from vedit.flow.path import interpolate, velocity
 from vedit.flow.sampler import Euler
 from vedit.flow.weighting import NoWeighting
+from vedit.optim import MuonAdamW
 from vedit.system import EditSystem
 
 PLANS = {
     "full": lambda: FinetunePlan(connector=Full()),
     "connector": lambda: FinetunePlan(backbone=Frozen(), injections=Frozen(), connector=Full()),
     "lora": lambda: FinetunePlan(backbone=LoRA(rank=2), connector=Full()),
+}
+OPTIMIZERS: dict[str, Any] = {
+    "muon": partial(MuonAdamW, lr=1e-2),
+    "fused": partial(torch.optim.AdamW, lr=1e-2, fused=True),
 }
 GLOBAL_BATCH = 4
 
@@ -92,6 +97,7 @@ def fit(
     save: Path | None = None,
     resume: Path | None = None,
     rate: float | None = None,
+    optimizer: str | None = None,
     compiled: bool = False,
     **arguments: Any,
 ) -> dict[str, Any]:
@@ -104,8 +110,10 @@ def fit(
         logging.getLogger(logger).setLevel(logging.WARNING)
     torch.manual_seed(0)
     world = distributed.get_world_size() if distributed.is_initialized() else 1
-    descent = None if rate is None else partial(torch.optim.SGD, lr=rate)
-    trained = system(finetune, descent, compiled)
+    chosen_optimizer = None if optimizer is None else OPTIMIZERS[optimizer]
+    if rate is not None:
+        chosen_optimizer = partial(torch.optim.SGD, lr=rate)
+    trained = system(finetune, chosen_optimizer, compiled)
     chosen = "auto" if strategy is None else FSDP2(**strategy)
     share = strategy.get("context", 1) if strategy else 1
     watch = Watch()

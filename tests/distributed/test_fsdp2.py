@@ -85,6 +85,22 @@ def test_two_ranks_take_the_steps_of_one(
     same_steps(two.run(run, shards, {"strategy": strategy, **settings}), expected)
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "fused"])
+def test_optimizers_step_what_is_in_pieces_and_what_is_whole(
+    optimizer: str, shards: Path, two: Ranks
+) -> None:
+    # Full finetuning with the connector, which stays whole.
+    settings: dict[str, Any] = {"finetune": "full", "optimizer": optimizer}
+    pieces = two.run(run, shards, {"strategy": {}, "steps": 1, **settings})[0]["state"]
+    whole = two.run(run, shards, {"strategy": {"shard": None}, "steps": 1, **settings})[0]["state"]
+    assert close(pieces, whole)
+    before, alone = (fit(shards, strategy=None, steps=n, **settings)["state"] for n in (0, 1))
+    for name, tensor in alone.items():
+        # The mean over ranks rounds otherwise, and Muon orthogonalises in bfloat16.
+        step = tensor - before[name]
+        assert (pieces[name] - tensor).norm() < 0.02 * step.norm()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "strategy"),

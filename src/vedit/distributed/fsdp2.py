@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +31,7 @@ from vedit.parallel.checkpoint import (
 from vedit.parallel.gradients import average_gradients
 from vedit.parallel.mesh import ParallelPlan, Size, build_plan, fit_sizes
 from vedit.parallel.sharding import Number, Sharding, dtype_of, shard
+from vedit.parallel.stepping import apart
 
 WEIGHTS = "state_dict."
 
@@ -180,6 +181,17 @@ class FSDP2(ModelParallelStrategy):
         """Average the gradients of what every rank holds whole."""
         if self._whole and not self._accumulating and self.world_size > 1:
             average_gradients(self._whole, dtype_of(self.sharding.reduce))
+
+    def optimizer_step(
+        self,
+        optimizer: Optimizer,
+        closure: Callable[[], Any],
+        model: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Step, what lies in pieces apart from what is whole."""
+        with apart(optimizer):
+            return super().optimizer_step(optimizer, closure, model, **kwargs)
 
     # --- checkpoints --------------------------------------------------------------------------
 
