@@ -38,7 +38,7 @@ def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream, str]]:
     """Open for decoding; every failure of FFmpeg inside becomes one line with the name."""
     import av
 
-    name = _source_name(source)
+    name = source_name(source)
     if isinstance(source, str | Path):
         path = Path(source)
         if not path.is_file():
@@ -92,7 +92,7 @@ def decode(
 ) -> Iterator[av.VideoFrame]:
     """Decode the pictures ``start, start + stride, ...`` before ``stop``."""
     if start < 0 or stride < 1:
-        raise DataError(f"{_source_name(source)}: start {start} must be >= 0, stride {stride} > 0.")
+        raise DataError(f"{source_name(source)}: start {start} must be >= 0, stride {stride} > 0.")
     if start >= _SEEK_FROM:
         with opened(source) as (container, stream, name):
             key = _seek(container, stream, start)
@@ -159,10 +159,11 @@ def _seek(container: InputContainer, stream: VideoStream, start: int) -> tuple[i
     return (near, pts) if exact and 0 < near <= start else None
 
 
-def _source_name(source: Source) -> str:
+def source_name(source: Source) -> str:
+    """What errors call a file, or bytes in memory."""
     if isinstance(source, str | Path):
         return str(source)
-    return str(getattr(source, "name", "<video bytes>"))
+    return str(getattr(source, "name", "<bytes>"))
 
 
 def reason(error: Exception) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vedit.errors import DataError
+from vedit.video.decode import Source, source_name
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -18,11 +19,11 @@ def is_image(path: str | Path) -> bool:
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
-def read_image(path: str | Path) -> Tensor:
+def read_image(source: Source) -> Tensor:
     """Read an image, upright; transparency is put on black.
 
     Args:
-        path: The file.
+        source: The file, or its bytes.
 
     Returns:
         uint8 (H, W, 3).
@@ -32,13 +33,14 @@ def read_image(path: str | Path) -> Tensor:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    name = source_name(source)
     try:
-        with Image.open(path) as opened:
+        with Image.open(source) as opened:
             image = ImageOps.exif_transpose(opened).convert("RGBA")
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image file.") from error
+        raise DataError(f"{name}: no such image file.") from error
     except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path}: not a readable image ({error}).") from error
+        raise DataError(f"{name}: not a readable image ({error}).") from error
     black = Image.new("RGBA", image.size, (0, 0, 0, 255))
     pixels = Image.alpha_composite(black, image).convert("RGB")
     return torch.from_numpy(np.array(pixels))
