@@ -20,6 +20,7 @@ from vedit.batch import EditBatch
 from vedit.callbacks.checkpoint import StopOnInterrupt
 from vedit.callbacks.throughput import Throughput
 from vedit.conditioning.dropout import ConditionDropout
+from vedit.context.apart import features_apart
 from vedit.data.encode import encode_shards
 from vedit.data.module import EditData
 from vedit.system import EditSystem
@@ -29,10 +30,9 @@ from vedit.transfer import Late, sent
 def with_features(system: EditSystem, batch: EditBatch) -> EditBatch:
     """The batch as it comes from a cache."""
     images: dict[str, Tensor] = {k: v for k, v in batch.videos.items() if k != "target"}
-    if batch.reference is not None:
-        images["reference"] = batch.reference
     with torch.no_grad():
-        return replace(batch, features=system.context.features(batch.instruction, images))
+        features = features_apart(system.context.features, batch.instruction, images, batch.shown)
+    return replace(batch, features=features)
 
 
 @pytest.mark.parametrize(

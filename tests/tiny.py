@@ -93,11 +93,14 @@ def make_batch(count: int = 2, reference: bool = False) -> EditBatch:
     def video(*shape: int) -> torch.Tensor:
         return torch.rand(count, *shape, generator=generator) * 2 - 1
 
+    videos = {"source": video(3, 5, 16, 24), "target": video(3, 5, 16, 24)}
+    images = video(2, 3, 16, 24) if reference else None
     return EditBatch(
         instruction=tuple(f"make it number {i}" for i in range(count)),
         keys=tuple(f"key-{i}" for i in range(count)),
-        videos={"source": video(3, 5, 16, 24), "target": video(3, 5, 16, 24)},
-        reference=video(2, 3, 16, 24) if reference else None,
+        videos=videos,
+        reference=images,
+        shown=() if images is None else tuple(row.unbind() for row in images),
     )
 
 

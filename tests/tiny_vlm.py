@@ -13,6 +13,7 @@ from vedit.backbones.base import BackboneSpec
 from vedit.context.connectors import QueryCounts
 from vedit.context.frames import PixelBudget, Views
 from vedit.context.mllm_queries import MLLMQueries
+from vedit.references import reference_name
 
 TOKENIZER = str(Path(__file__).parents[1] / "nano" / "tokenizer")
 SPEC = BackboneSpec(width=24, latent_channels=4, patch=(1, 2, 2), cross_attention=True)
@@ -97,8 +98,9 @@ def pictures(count: int = 3, frames: int | None = 9, references: int = 0) -> dic
     if frames is not None:
         found["source"] = torch.rand(count, 3, frames, 64, 112, generator=generator) * 2 - 1
     if references:
-        shape = (count, references, 3, 64, 112)
-        found["reference"] = torch.rand(shape, generator=generator) * 2 - 1
+        shape = (count, references, 3, 1, 64, 112)
+        images = torch.rand(shape, generator=generator) * 2 - 1
+        found |= {reference_name(i): image for i, image in enumerate(images.unbind(1))}
     return found
 
 

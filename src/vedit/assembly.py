@@ -18,6 +18,7 @@ from vedit.batch import Conditions, EditBatch
 from vedit.codecs.base import Codec
 from vedit.compilation import CompileBlocks
 from vedit.conditioning.base import Injection
+from vedit.context.apart import shown_of
 from vedit.context.base import ContextEncoder, check_streams
 from vedit.distributed.checkpoint_io import reading_folders
 from vedit.errors import ConfigError, DataError
@@ -290,10 +291,10 @@ class Assembly(Averaged):
         if "instruction" not in self.make_injections:
             return Conditions(latents)
         images = {k: v for k, v in batch.videos.items() if k != "target"}
-        if batch.reference is not None:
-            images["reference"] = batch.reference
         assert self.context is not None
-        return Conditions(latents, self.context(batch.instruction, images, batch.features))
+        shown = shown_of(batch, self.context.reads_images)
+        context = self.context(batch.instruction, images, batch.features, shown)
+        return Conditions(latents, context)
 
     def reads_pixels(self) -> tuple[str, ...]:
         """Slots whose injection is given the pixels of its condition instead of latents."""

@@ -22,7 +22,10 @@ class EditBatch:
         keys: B sample keys, for messages and reports.
         videos: "source", "target", "mask" to (B, 3, F, H, W) in [-1, 1]; what the cache holds as
             latents may be missing here.
-        reference: (B, R, 3, H, W) in [-1, 1], or None.
+        reference: (B, R, 3, H, W) in [-1, 1], or None: what is encoded to latents.
+        shown: B times R references (3, h, w) in [-1, 1] as a context encoder is shown them: each at
+            a size of its own, without the ground and the augmentation of `reference`. Empty where
+            no encoder looks at references.
         latents: cached codec outputs by name, "source", "target", "mask", "reference", each
             (B, C, t, h, w); a name that is here is not encoded again.
         features: cached features of the context encoder's frozen part, by name.
@@ -35,6 +38,7 @@ class EditBatch:
     keys: tuple[str, ...]
     videos: Mapping[str, Tensor] = field(default_factory=dict)
     reference: Tensor | None = None
+    shown: tuple[tuple[Tensor, ...], ...] = ()
     latents: Mapping[str, Tensor] = field(default_factory=dict)
     features: Mapping[str, Tensor] | None = None
     edits: tuple[str, ...] = ()
@@ -52,10 +56,8 @@ class EditBatch:
         def kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor for name, tensor in tensors.items() if name not in names}
 
-        reference = None if "reference" in names else self.reference
-        return replace(
-            self, videos=kept(self.videos), latents=kept(self.latents), reference=reference
-        )
+        batch = replace(self, videos=kept(self.videos), latents=kept(self.latents))
+        return replace(batch, reference=None, shown=()) if "reference" in names else batch
 
     def to(
         self,
@@ -82,6 +84,7 @@ class EditBatch:
             self,
             videos=each(self.videos),
             reference=None if self.reference is None else change(self.reference),
+            shown=tuple(tuple(map(change, images)) for images in self.shown),
             latents=each(self.latents),
             features=None if self.features is None else each(self.features),
         )

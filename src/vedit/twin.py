@@ -14,6 +14,7 @@ from vedit.batch import Conditions
 from vedit.flow.draws import drawn_from
 from vedit.model import EditModel
 from vedit.packing import SideBySide
+from vedit.references import reference_name
 from vedit.tokens import Context, Grid, TokenSequence
 
 TWIN_WIDTH = 8
@@ -25,7 +26,8 @@ def context_lengths(system: Any, video: Grid, references: int) -> dict[str, int]
     Args:
         system: built, on the meta device or not.
         video: (frames, height, width).
-        references: reference images, if the reference slot is configured.
+        references: reference images, if the reference slot is configured; they are taken to have
+            the size of the video, since only they themselves tell theirs.
 
     Returns:
         Empty without a context encoder, or if it cannot tell.
@@ -34,7 +36,8 @@ def context_lengths(system: Any, video: Grid, references: int) -> dict[str, int]
         return {}
     images = {"source": torch.empty(1, 3, *video, device="meta")}
     if references and "reference" in system.make_injections:
-        images["reference"] = torch.empty(1, references, 3, *video[1:], device="meta")
+        names = map(reference_name, range(references))
+        images |= {name: torch.empty(1, 3, 1, *video[1:], device="meta") for name in names}
     lengths: dict[str, int] = system.context.lengths(images)
     return lengths
 

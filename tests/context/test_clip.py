@@ -34,7 +34,7 @@ def encoder(**changes: Any) -> CLIPImages:
 def pictures(batch: int = 2, reference: bool = True) -> dict[str, torch.Tensor]:
     images = {"source": torch.rand(batch, 3, 5, 28, 42) * 2 - 1}
     if reference:
-        images["reference"] = torch.rand(batch, 1, 3, 28, 42) * 2 - 1
+        images["reference"] = torch.rand(batch, 3, 1, 28, 42) * 2 - 1
     return images
 
 
@@ -71,7 +71,7 @@ def test_features_are_the_penultimate_hidden_states(
     images = pictures()
     with torch.no_grad():
         first = original(prepare(images["source"][:, :, 0], 28), output_hidden_states=True)
-        second = original(prepare(images["reference"][:, 0], 28), output_hidden_states=True)
+        second = original(prepare(images["reference"][:, :, 0], 28), output_hidden_states=True)
     image = model.features(WORDS, images)["image"]
     torch.testing.assert_close(image[:, :TOKENS], first.hidden_states[-2], atol=1e-6, rtol=0)
     torch.testing.assert_close(image[:, TOKENS:], second.hidden_states[-2], atol=1e-6, rtol=0)
@@ -140,7 +140,7 @@ def test_stored_features_give_the_same_context() -> None:
 def test_learned_positions_tell_images_apart() -> None:
     model = encoder()
     image = torch.rand(1, 3, 28, 28)
-    images = {"source": image.unsqueeze(2), "reference": image.unsqueeze(1)}
+    images = {"source": image.unsqueeze(2), "reference": image.unsqueeze(2)}
     assert model.connector.pos_embed is not None
     tokens = model(["a"], images).tokens
     torch.testing.assert_close(tokens[:, :TOKENS], tokens[:, TOKENS:], msg="zero at first")

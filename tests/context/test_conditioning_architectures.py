@@ -103,11 +103,13 @@ def build(folder: Path, overrides: list[tuple[str, Any]]) -> EditSystem:
 def batch() -> EditBatch:
     torch.manual_seed(1)
     source, target = torch.rand(2, 2, 3, 5, 16, 16) * 2 - 1
+    reference = torch.rand(2, 1, 3, 16, 16) * 2 - 1
     return EditBatch(
         instruction=("Blur", "Turn the whole clip upside down"),
         keys=("a", "b"),
         videos={"source": source, "target": target},
-        reference=torch.rand(2, 1, 3, 16, 16) * 2 - 1,
+        reference=reference,
+        shown=tuple(row.unbind() for row in reference),
     )
 
 

@@ -55,7 +55,7 @@ def encoder(
 def pictures(batch: int = 2) -> dict[str, torch.Tensor]:
     return {
         "source": torch.rand(batch, 3, 5, 28, 42) * 2 - 1,
-        "reference": torch.rand(batch, 1, 3, 28, 42) * 2 - 1,
+        "reference": torch.rand(batch, 3, 1, 28, 42) * 2 - 1,
     }
 
 

@@ -19,7 +19,7 @@ from vedit.data.cache import CacheReader
 from vedit.data.collate import EditSample, collate
 from vedit.data.encode import _trimmed, encode_shards
 from vedit.data.index import read_index
-from vedit.data.media import decode_member
+from vedit.data.media import decode_image, decode_member
 from vedit.data.shards import ShardReader
 from vedit.errors import ConfigError, DataError
 from vedit.finetune.full import Full
@@ -82,8 +82,8 @@ def _decoded(folder: Path, entries: Any) -> dict[str, Tensor]:
     names = {m.partition(".")[0]: m for m in entries[0].members}
     images = {"source": torch.stack([decode_member(reader, e, names["source"]) for e in entries])}
     if "reference" in names:
-        found = [decode_member(reader, e, names["reference"]) for e in entries]
-        images["reference"] = torch.stack(found).transpose(1, 2)
+        found = [decode_image(reader, e, names["reference"]) for e in entries]
+        images["reference"] = torch.stack(found).unsqueeze(2)
     return images
 
 

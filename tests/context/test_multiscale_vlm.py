@@ -68,7 +68,7 @@ def encoder(spec: BackboneSpec = SPEC, **changes: Any) -> MultiscaleVLM:
 def pictures(batch: int = 2, reference: bool = True) -> dict[str, torch.Tensor]:
     images = {"source": torch.rand(batch, 3, 5, 56, 56) * 2 - 1}
     if reference:
-        images["reference"] = torch.rand(batch, 1, 3, 28, 56) * 2 - 1
+        images["reference"] = torch.rand(batch, 3, 1, 28, 56) * 2 - 1
     return images
 
 

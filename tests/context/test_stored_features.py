@@ -14,7 +14,7 @@ from vedit.context.base import ContextEncoder
 from vedit.data.cache import CacheReader
 from vedit.data.encode import encode_shards
 from vedit.data.index import read_index
-from vedit.data.media import decode_member
+from vedit.data.media import decode_image, decode_member
 from vedit.data.shards import ShardReader
 
 
@@ -33,9 +33,7 @@ def test_a_stored_sample_gives_the_context_of_its_pixels(
         text = entry.record.instructions[0]
         images = {"source": decode_member(reader, entry, "source.mp4")[None]}
         if entry.record.has_reference:
-            images["reference"] = decode_member(reader, entry, "reference.png").transpose(0, 1)[
-                None
-            ]
+            images["reference"] = decode_image(reader, entry, "reference.png")[None, :, None]
         stored = cache.features(entry, text, encoder.reads_images)
         kept = encoder([text], {}, {name: value[None] for name, value in stored.items()})
         live = encoder([text], images)

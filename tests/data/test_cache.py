@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from tests.data.samples import sample, write_folder
 from torch import Tensor
 
+from vedit.data import cache_keys
 from vedit.data.cache import CacheReader
 from vedit.data.dataset import BatchDataset, EditDataset
 from vedit.data.encode import encode_shards
@@ -173,6 +174,20 @@ def test_features_that_depend_on_the_source_are_kept_apart(tmp_path: Path) -> No
     assert torch.allclose(means[1], source.mean(), atol=1e-5)
     assert cache.status(entries, ("source",)).complete
     assert not cache.status(entries, ()).complete
+
+
+def test_features_of_references_that_were_letterboxed_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, encoder = folder(tmp_path), Letters(reads_images=("reference",))
+    entries = read_index(directory).entries
+    with monkeypatch.context() as earlier:  # keys held the digest of the file alone
+        earlier.setattr(cache_keys, "_seen_key", lambda entry, suffix: entry.members[suffix].digest)
+        encode_shards(directory, context_encoder=encoder, progress=quiet)
+    before = CacheReader(directory, "features", "letters").status(entries, ("reference",))
+    assert (before.present, before.needed) == (5, 6)
+    encode_shards(directory, context_encoder=encoder, progress=quiet)
+    assert CacheReader(directory, "features", "letters").status(entries, ("reference",)).complete
 
 
 def test_a_smaller_dtype_is_kept(tmp_path: Path) -> None:

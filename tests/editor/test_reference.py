@@ -45,9 +45,12 @@ def test_a_transform_that_is_not_there_is_named() -> None:
 def test_several_references_are_stacked_and_still(tmp_path: Path) -> None:
     size, transform = ClipSize(5, 16, 48), RandomCropRotate(ground=1.0).still()
     pixels = moving(2, 16, 16)
-    found = references([pixels[0], pixels[1]], size, transform)
+    found = references([pixels[0], pixels[1]], size, transform).encoded
     assert found is not None
     assert found.shape == (1, 2, 3, 16, 48)
     assert (found[..., :16] == 1).all()
-    assert torch.equal(found, references([pixels[0], pixels[1]], size, transform))
-    assert references(None, size, transform) is None
+    again = references([pixels[0], pixels[1]], size, transform)
+    assert again.encoded is not None
+    assert torch.equal(found, again.encoded)
+    assert again.shown == ()  # nobody looks
+    assert references(None, size, transform).encoded is None

@@ -74,7 +74,7 @@ def conditions(system: EditSystem) -> tuple[Tensor, Tensor, Conditions, dict[str
     generator = torch.Generator().manual_seed(2)
     x, source = (torch.randn(1, 4, 2, 4, 6, generator=generator) for _ in range(2))
     pixels = torch.rand(1, 3, 5, 32, 48, generator=generator) * 2 - 1
-    images = {"source": pixels, "reference": pixels[:, None, :, 0]}
+    images = {"source": pixels, "reference": pixels[:, :, :1]}
     with torch.no_grad():
         features = system.context.features(("make it blue",), images)
         given = Conditions({"source": source}, system.context.context(features))

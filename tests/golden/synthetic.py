@@ -44,6 +44,7 @@ def edit_batch(number: int, kind: str) -> EditBatch:
         keys=(f"{number}-0", f"{number}-1"),
         videos={"source": draw(3, frames, HEIGHT, WIDTH)},
         reference=reference,
+        shown=() if reference is None else tuple(row.unbind() for row in reference),
         latents=stored,
         task="image" if kind == "image" else "video",
     )

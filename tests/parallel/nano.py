@@ -77,11 +77,13 @@ def edit_batch(number: int) -> EditBatch:
 
     latents = {name: draw(4, 3, 6, 6) for name in ("source", "target", "mask")}
     latents["reference"] = draw(4, 1, 6, 6)
+    videos, reference = {"source": draw(3, 5, 56, 84)}, draw(1, 3, 56, 84)
     return EditBatch(
         instruction=tuple(WORDS[(number + i) % len(WORDS)] for i in range(SAMPLES)),
         keys=tuple(f"{number}-{i}" for i in range(SAMPLES)),
-        videos={"source": draw(3, 5, 56, 84)},
-        reference=draw(1, 3, 56, 84),
+        videos=videos,
+        reference=reference,
+        shown=tuple(row.unbind() for row in reference),
         latents=latents,
     )
 

@@ -64,7 +64,8 @@ def test_the_system_of_a_folder_has_its_weights(complete: Path, tmp_path: Path) 
     for name, value in encoder.state_dict().items():
         torch.testing.assert_close(system.context.state_dict()[name], value, rtol=0, atol=0)
     video = {"source": torch.rand(1, 3, 5, 32, 48) * 2 - 1}
-    batch = EditBatch(("make it blue",), ("key",), video, torch.rand(1, 1, 3, 32, 48))
+    image = torch.rand(3, 32, 48)
+    batch = EditBatch(("make it blue",), ("key",), video, image[None, None], ((image,),))
     with torch.no_grad():
         system.eval()
         both = system.sample(system.conditions(batch), (1, 4, 2, 4, 6), seed=0, steps=1)
@@ -97,7 +98,8 @@ def test_it_is_exported_and_read_again(complete: Path, tmp_path: Path) -> None:
     assert exported.reference.ground == original.reference.ground == 1.0  # white
     ours, theirs = exported.system, original.system
     video = {"source": torch.rand(1, 3, 5, 32, 48) * 2 - 1}
-    batch = EditBatch(("make it blue",), ("key",), video, torch.rand(1, 1, 3, 32, 48))
+    image = torch.rand(3, 32, 48)
+    batch = EditBatch(("make it blue",), ("key",), video, image[None, None], ((image,),))
     with torch.no_grad():
         torch.testing.assert_close(ours.edit(batch, steps=2), theirs.edit(batch, steps=2))
 

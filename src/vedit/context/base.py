@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from vedit.backbones.base import BackboneSpec
+from vedit.context.apart import References, features_apart
 from vedit.errors import ConfigError
 from vedit.tokens import Context
 
@@ -73,7 +74,8 @@ class ContextEncoder(nn.Module, ABC):
 
         Args:
             instruction: B instructions.
-            images: name to (B, 3, F, H, W) in [-1, 1]; "reference" is (B, R, 3, H, W).
+            images: name to (B, 3, F, H, W) in [-1, 1]. "reference" is one frame at its own size;
+                further references are called "reference.1" and so on.
 
         Returns:
             Tensors of B rows each. Where samples differ in length, rows are padded with zeros at
@@ -121,6 +123,7 @@ class ContextEncoder(nn.Module, ABC):
         instruction: Sequence[str],
         images: Mapping[str, Tensor],
         features: Mapping[str, Tensor] | None = None,
+        shown: References = (),
     ) -> Context:
         """Encode B samples, from stored `features` if there are any.
 
@@ -128,6 +131,8 @@ class ContextEncoder(nn.Module, ABC):
             instruction: B instructions.
             images: name to tensor, as `features` takes them.
             features: what `features` returned for these samples earlier.
+            shown: references of each sample, R images (3, h, w) of any sizes, in place of those in
+                `images`.
 
         Returns:
             Tokens (B, L, D).
@@ -136,7 +141,7 @@ class ContextEncoder(nn.Module, ABC):
             ConfigError: if features are given although what makes them trains.
         """
         if features is None:
-            return self.context(self.features(instruction, images))
+            return self.context(features_apart(self.features, instruction, images, shown))
         if not self.stored_features_hold:
             raise ConfigError(
                 "model.finetune.tower: trains what the stored features come from, so they cannot "

@@ -168,7 +168,7 @@ class CLIPImages(ContextEncoder):
 
         Args:
             instruction: B instructions, not read.
-            images: "source" (B, 3, F, H, W) and "reference" (B, R, 3, H, W) in [-1, 1].
+            images: "source" (B, 3, F, H, W) and "reference" (B, 3, 1, h, w) in [-1, 1].
 
         Returns:
             "image" (B, L, E): as many tokens for each of `images` as the tower makes of one, zeros
@@ -184,7 +184,7 @@ class CLIPImages(ContextEncoder):
                 f"model.context: reads {' and '.join(names)}, but a batch has none; there are: "
                 f"{', '.join(images) or 'none'}"
             )
-        rows = [self._encode(_single(images, names[i])) if i in there else None
+        rows = [self._encode(images[names[i]][:, :, 0]) if i in there else None
                 for i in range(there[-1] + 1)]  # fmt: skip
         like = next(row for row in rows if row is not None)
         whole = [torch.zeros_like(like) if row is None else row for row in rows]
@@ -259,11 +259,6 @@ def _tower(sizes: Mapping[str, Any], depth: int) -> Any:
 def _vision(folder: Any) -> dict[str, Tensor]:
     """The tensors of the vision tower, of a folder that may hold the text tower beside it."""
     return tensors(folder, prefix="vision_model.") or tensors(folder)
-
-
-def _single(images: Mapping[str, Tensor], name: str) -> Tensor:
-    """The image (B, 3, H, W) that is read of one name."""
-    return images[name][:, 0] if name == "reference" else images[name][:, :, 0]
 
 
 def _checked_images(images: Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:

@@ -126,7 +126,8 @@ class MLLMQueries(VLMEncoder):
             features: what `features` returned, perhaps stored in between.
 
         Returns:
-            Tokens (B, M + N, D), all of which are attended to: M of the reference, N of queries.
+            Tokens (B, M + N, D): M of the reference, N of queries. All are attended to, unless the
+            references of the samples differ in size.
 
         Raises:
             DataError: if samples of different kinds share the batch.
@@ -136,11 +137,13 @@ class MLLMQueries(VLMEncoder):
         longest = max(length.tolist())
         cut = {"ids": features["ids"][:, :longest], "positions": features["positions"][:, :longest]}
         (hidden,) = self.hidden_states({**features, **cut}, self.connector.queries(mode))
-        reference = None
+        reference, valid = None, None
+        read, _ = _selected(hidden, self._read(cut["ids"], length, mode))
         if mode == "reference" and self.reference_readout != "none":
-            reference = _selected(hidden, self._reference(cut["ids"]))
-        read = _selected(hidden, self._read(cut["ids"], length, mode))
-        return Context(self.connector(read, reference, mode))
+            reference, valid = _selected(hidden, self._reference(cut["ids"]))
+        if valid is not None:
+            valid = torch.cat([valid, valid.new_ones(read.shape[:2])], dim=1)
+        return Context(self.connector(read, reference, mode), valid)
 
     def lengths(self, images: Mapping[str, Tensor]) -> dict[str, int]:
         """The queries of the kind of prompt, and the tokens of the reference that are kept."""
@@ -194,8 +197,15 @@ def _mode_of(modes: Tensor) -> Mode:
     return MODES[int(kinds.pop())]
 
 
-def _selected(hidden: Tensor, mask: Tensor) -> Tensor:
-    """States (B, M, E) at the masked positions, of which every sample has M."""
-    places = torch.from_numpy(np.flatnonzero(mask.cpu().numpy()))
-    picked = hidden.flatten(0, 1)[sent(places, hidden.device)]
-    return picked.unflatten(0, (hidden.shape[0], -1))
+def _selected(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """States (B, M, E) at the masked positions; which of them count, if samples differ in M."""
+    mask = mask.cpu()
+    counts = mask.sum(dim=1)
+    if len(set(counts.tolist())) == 1:
+        places = torch.from_numpy(np.flatnonzero(mask.numpy()))
+        picked = hidden.flatten(0, 1)[sent(places, hidden.device)]
+        return picked.unflatten(0, (hidden.shape[0], -1)), None
+    order = mask.int().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    valid = sent(mask.gather(1, order), hidden.device)
+    index = sent(order, hidden.device)[..., None].expand(-1, -1, hidden.shape[-1])
+    return hidden.gather(1, index), valid

@@ -134,8 +134,8 @@ class MultiscaleVLM(VLMEncoder):
 
         Args:
             instruction: B instructions.
-            images: "source" (B, 3, F, H, W) and "reference" (B, R, 3, H, W), both in [-1, 1] and
-                both optional; other names are not read.
+            images: "source" (B, 3, F, H, W), "reference" (B, 3, 1, h, w) and further ones, in
+                [-1, 1] and all optional; other names are not read.
 
         Returns:
             "hidden.k" (B, L, E) for each layer k, zeros behind the end of shorter prompts, and

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vedit.context.frames import PatchGeometry, PixelBudget, Views, patches_of
 from vedit.context.prompt import IMAGE, VIDEO, group_seconds, picture
+from vedit.references import reference_names
 from vedit.tokens import Grid
 
 Mode = Literal["image", "video", "reference"]
@@ -61,7 +62,8 @@ def shown(
     A source of one frame is an image, unless references follow it: then it is a video of one frame.
 
     Args:
-        images: "source" (B, 3, F, H, W) and "reference" (B, R, 3, H, W) in [-1, 1], both optional.
+        images: "source" (B, 3, F, H, W), "reference" (B, 3, 1, h, w) and further ones, in [-1, 1],
+            all optional.
         views: how large they are shown, and how many frames.
         geometry: how the tower cuts them.
         max_references: how many references are shown, the first ones; None shows all, 0 is as if
@@ -76,10 +78,10 @@ def shown(
         ConfigError: if `views` does not suit the tower.
     """
     source = images.get("source")
-    references = images.get("reference") if max_references != 0 else None
-    mode: Mode = "video" if references is None else "reference"
+    references = reference_names(images)[:max_references]
+    mode: Mode = "reference" if references else "video"
     found = []
-    if source is not None and source.shape[2] == 1 and references is None:
+    if source is not None and source.shape[2] == 1 and not references:
         mode = "image"
         found.append(_one(source, IMAGE, views.image, geometry))
     elif source is not None:
@@ -88,9 +90,7 @@ def shown(
         times = group_seconds(frames, geometry.frames, views.fps) if tells_time else None
         seconds = None if times is None else tuple(times)
         found.append(Shown(film.token, film.patches, film.grid, seconds))
-    if references is not None:
-        for image in references[:, :max_references].unbind(1):
-            found.append(_one(image.unsqueeze(2), IMAGE, views.reference, geometry))
+    found += [_one(images[name], IMAGE, views.reference, geometry) for name in references]
     return mode, found
 
 

@@ -96,8 +96,8 @@ class VLMEncoder(ContextEncoder):
 
         Args:
             instruction: B instructions.
-            images: "source" (B, 3, F, H, W) and "reference" (B, R, 3, H, W), both in [-1, 1] and
-                both optional; other names are not read.
+            images: "source" (B, 3, F, H, W), "reference" (B, 3, 1, h, w) and further ones, in
+                [-1, 1] and all optional; other names are not read.
 
         Returns:
             "ids" (B, L), "positions" (B, L, 3), "length" (B,) of each prompt, "mode" (B,) an index

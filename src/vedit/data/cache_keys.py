@@ -58,10 +58,17 @@ def text_key(entry: Entry, text: str, reads: Sequence[str]) -> str:
         reads: names of the images that the features depend on.
 
     Returns:
-        A digest of the text and of those images.
+        A digest of the text and of those images. A reference, which is shown as it is, has that in
+        the digest too.
     """
-    seen = [entry.members[s].digest for s in members_named(entry, reads)]
+    seen = [_seen_key(entry, suffix) for suffix in members_named(entry, reads)]
     return hashlib.sha256("\0".join([text, *seen]).encode()).hexdigest()[:32]
+
+
+def _seen_key(entry: Entry, suffix: str) -> str:
+    # Features of letterboxed references, made by earlier versions, are found under no key.
+    digest = entry.members[suffix].digest
+    return f"{digest}-as-is" if suffix == REFERENCE else digest
 
 
 def images_read(context_encoder: object) -> tuple[str, ...]:

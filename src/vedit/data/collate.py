@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vedit.batch import EditBatch, UnlikeBatch
 from vedit.errors import DataError
+from vedit.padding import padded
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class EditSample:
     task: str = "video"
     videos: Mapping[str, Tensor] = field(default_factory=dict)
     reference: Tensor | None = None
+    shown: tuple[Tensor, ...] = ()
     latents: Mapping[str, Tensor] = field(default_factory=dict)
     features: Mapping[str, Tensor] | None = None
 
@@ -54,8 +55,9 @@ def collate(samples: Sequence[EditSample]) -> EditBatch:
         keys=tuple(s.key for s in samples),
         videos=_stacked([s.videos for s in samples]),
         reference=torch.stack(references) if references else None,
+        shown=tuple(s.shown for s in samples) if first.shown else (),
         latents=_stacked([s.latents for s in samples]),
-        features=_padded(features) if features else None,
+        features=padded(features) if features else None,
         edits=tuple(s.edit for s in samples),
         clips=tuple(s.clip for s in samples),
         task=first.task,
@@ -81,24 +83,10 @@ def _kind(sample: EditSample) -> tuple[object, ...]:
         {name: tuple(v.shape) for name, v in sample.videos.items()},
         {name: tuple(v.shape) for name, v in sample.latents.items()},
         None if sample.reference is None else tuple(sample.reference.shape),
+        len(sample.shown),
         None if sample.features is None else sorted(sample.features),
     )
 
 
 def _stacked(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([t[name] for t in tensors]) for name in tensors[0]}
-
-
-def _padded(features: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack features by name; shorter ones get zeros at the end of their first dimension."""
-    stacked = {}
-    for name in features[0]:
-        values = [f[name] for f in features]
-        if values[0].ndim:
-            longest = max(len(v) for v in values)
-            values = [
-                F.pad(v, (0, 0) * (v.ndim - 1) + (0, longest - len(v))) if len(v) < longest else v
-                for v in values
-            ]
-        stacked[name] = torch.stack(values)
-    return stacked

@@ -15,7 +15,7 @@ from vedit.data.cache import CacheReader
 from vedit.data.collate import EditSample, collate, collate_unlike
 from vedit.data.index import read_index
 from vedit.data.kinds import sample_as, stands_in
-from vedit.data.media import decode_member
+from vedit.data.media import decode_image, decode_member
 from vedit.data.plan import Draw
 from vedit.data.schema import MASK, REFERENCE, SOURCE, TARGET
 from vedit.data.shards import Entry, ShardReader
@@ -29,9 +29,10 @@ class EditDataset:
         directory: Folder with an index.
         latents: Cache to take latents from, as float32; what it serves is not decoded.
         features: Cache to take the instruction's features from.
-        reads_images: Names of the images those features depend on.
+        reads_images: Names of the images that those features depend on, or would if there were any.
         pixels: Decode the videos even where latents are cached; or the names of those to decode.
-        reference: What happens to a reference image; the cache serves only what it stored.
+        reference: What happens to a reference image before it is encoded; the cache serves only
+            what it stored. A context encoder is shown the image as it is.
         wording: "random" draws one of the wordings with each showing, "first" never does.
     """
 
@@ -95,6 +96,7 @@ class EditDataset:
         if record.has_reference and self._reference_is_cached():
             assert self.latents is not None
             latents["reference"] = self.latents.latents(entry, REFERENCE).float()
+        images = self._references(entry)
         return EditSample(
             key=record.key,
             instruction=text,
@@ -102,7 +104,8 @@ class EditDataset:
             clip=record.source_clip,
             task=record.task,
             videos=videos,
-            reference=self._reference(entry, generator),
+            reference=self._encoded_reference(entry, images, generator),
+            shown=tuple(images) if self._shows_references() else (),
             latents=latents,
             features=None if looked_at else self._features(entry, text),
         )
@@ -121,13 +124,28 @@ class EditDataset:
     def _reference_is_cached(self) -> bool:
         return self.latents is not None and self.reference.stored
 
-    def _reference(self, entry: Entry, generator: Generator) -> Tensor | None:
-        """The reference (1, 3, H, W), unless its latents stand for it."""
-        cached = self._reference_is_cached() and not self._shows("reference")
-        if not entry.record.has_reference or cached:
+    def _references(self, entry: Entry) -> list[Tensor]:
+        """The references as they are, (3, h, w) each, where anybody wants pixels of them."""
+        wanted = self._encodes_references() or self._shows_references()
+        if not entry.record.has_reference or not wanted:
+            return []
+        return [decode_image(self._reader, entry, REFERENCE)]
+
+    def _encoded_reference(
+        self, entry: Entry, images: Sequence[Tensor], generator: Generator
+    ) -> Tensor | None:
+        """References (R, 3, H, W) as they are encoded, unless their latents stand for them."""
+        if not images or not self._encodes_references():
             return None
-        clip = decode_member(self._reader, entry, REFERENCE, self.reference, generator)
-        return clip.transpose(0, 1)
+        size = (entry.record.height, entry.record.width)
+        return self.reference.stack(images, size, generator)
+
+    def _encodes_references(self) -> bool:
+        return not self._reference_is_cached() or self._shows("reference")
+
+    def _shows_references(self) -> bool:
+        """Whether a context encoder looks at them, and its features are not cached."""
+        return "reference" in self.reads_images and self.features is None
 
 
 class BatchDataset(Dataset[Batch]):

@@ -30,7 +30,7 @@ from vedit.data.cache_keys import (
 )
 from vedit.data.index import ShardIndex, read_index
 from vedit.data.lock import writing
-from vedit.data.media import decode_member
+from vedit.data.media import decode_image, decode_member
 from vedit.data.schema import RECORD, REFERENCE
 from vedit.data.shards import Entry, ShardReader
 
@@ -159,9 +159,9 @@ def _encode_features(
         text_key(e, text, reads): (e, text) for e in entries for text in e.record.instructions
     }
     tensors: dict[str, Tensor] = {}
-    for batch in _alike(wanted, reads, batch_size):
-        images = _images(reader, [wanted[key][0] for key in batch], reads)
-        images = {name: image.to(_device_of(encoder)) for name, image in images.items()}
+    for batch in _alike(wanted, reader, reads, batch_size):
+        seen = [_seen(reader, wanted[key][0], reads) for key in batch]
+        images = {n: torch.stack([s[n] for s in seen]).to(_device_of(encoder)) for n in seen[0]}
         with torch.no_grad():
             features = encoder.features([wanted[key][1] for key in batch], images)
         for name, values in features.items():
@@ -171,26 +171,41 @@ def _encode_features(
 
 
 def _alike(
-    wanted: Mapping[str, tuple[Entry, str]], reads: Sequence[str], batch_size: int
+    wanted: Mapping[str, tuple[Entry, str]],
+    reader: ShardReader,
+    reads: Sequence[str],
+    batch_size: int,
 ) -> Iterator[list[str]]:
     """Batches of keys; where images are read, those of one batch have one shape."""
     groups: dict[object, list[str]] = {}
+    shapes: dict[str, object] = {}
     for key, (entry, _) in wanted.items():
-        r = entry.record
-        shape = (r.frames, r.height, r.width, *members_named(entry, reads)) if reads else None
-        groups.setdefault(shape, []).append(key)
+        if entry.key not in shapes:
+            shapes[entry.key] = _shapes(reader, entry, reads)
+        groups.setdefault(shapes[entry.key], []).append(key)
     for keys in groups.values():
         for i in range(0, len(keys), batch_size):
             yield keys[i : i + batch_size]
 
 
-def _images(reader: ShardReader, entries: list[Entry], reads: Sequence[str]) -> dict[str, Tensor]:
-    """What an encoder reads: videos (B, 3, F, H, W), references (B, 1, 3, H, W)."""
-    images: dict[str, Tensor] = {}
-    for suffix in members_named(entries[0], reads):
-        clips = torch.stack([decode_member(reader, e, suffix) for e in entries])
-        images[suffix.partition(".")[0]] = clips.transpose(1, 2) if suffix == REFERENCE else clips
-    return images
+def _shapes(reader: ShardReader, entry: Entry, reads: Sequence[str]) -> object:
+    """Of what an encoder looks at; only references have to be read for it, one after the other."""
+    members, record = members_named(entry, reads), entry.record
+    video = (record.frames, record.height, record.width) if members else None
+    return video, tuple(
+        (suffix, decode_image(reader, entry, suffix).shape if suffix == REFERENCE else None)
+        for suffix in members
+    )
+
+
+def _seen(reader: ShardReader, entry: Entry, reads: Sequence[str]) -> dict[str, Tensor]:
+    """What an encoder looks at: videos (3, F, H, W), and references (3, 1, h, w) as they are."""
+    return {
+        suffix.rpartition(".")[0]: decode_image(reader, entry, suffix).unsqueeze(1)
+        if suffix == REFERENCE
+        else decode_member(reader, entry, suffix)
+        for suffix in members_named(entry, reads)
+    }
 
 
 def _device_of(module: object) -> torch.device:

@@ -61,7 +61,7 @@ def sample_as(sample: EditSample, kind: str) -> EditSample:
     videos, latents = _without_reference(sample.videos), _without_reference(sample.latents)
     if kind == "image":
         videos, latents = _first_frame(videos), _first_frame(latents)
-    return replace(sample, task=kind, videos=videos, latents=latents, reference=None)
+    return replace(sample, task=kind, videos=videos, latents=latents, reference=None, shown=())
 
 
 def _without_reference(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Generator, Tensor
 
 from vedit.data.schema import MASK, REFERENCE
 from vedit.data.shards import Entry, ShardReader
-from vedit.data.transforms import Letterbox, ReferenceTransform, to_mask, to_model_range
+from vedit.data.transforms import Letterbox, to_mask, to_model_range
 from vedit.errors import DataError
-from vedit.video import NamedBytes, read_video
+from vedit.video import read_video
+from vedit.video.image import read_image
 
 
-def decode_member(
-    reader: ShardReader,
-    entry: Entry,
-    suffix: str,
-    reference: ReferenceTransform | None = None,
-    generator: Generator | None = None,
-) -> Tensor:
-    """Decode one member to (3, F, H, W) in [-1, 1]; a reference is one frame.
+def decode_member(reader: ShardReader, entry: Entry, suffix: str) -> Tensor:
+    """Decode one member as it is encoded to latents; a reference is one frame, letterboxed.
 
     Args:
         reader: Where the member lies.
         entry: The sample.
         suffix: The member.
-        reference: What to do to a reference; None letterboxes it.
-        generator: Source of chance for it.
 
     Returns:
         (3, F, H, W) in [-1, 1] at the size of the sample.
@@ -34,12 +26,11 @@ def decode_member(
     Raises:
         DataError: The bytes are damaged or of another shape than the record says.
     """
-    data = reader.read(entry, suffix)
     record = entry.record
     size = (record.height, record.width)
     if suffix == REFERENCE:
-        transform = reference or Letterbox()
-        return transform(_image(data), size, generator or Generator()).unsqueeze(1)
+        return Letterbox()(decode_image(reader, entry, suffix), size, Generator()).unsqueeze(1)
+    data = reader.read(entry, suffix)
     frames = read_video(data).frames
     if tuple(frames.shape[:3]) != (record.frames, *size):
         raise DataError(
@@ -49,14 +40,15 @@ def decode_member(
     return to_mask(frames) if suffix == MASK else to_model_range(frames)
 
 
-def _image(data: NamedBytes) -> Tensor:
-    """An encoded image as (3, H, W) in [-1, 1]."""
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
+def decode_image(reader: ShardReader, entry: Entry, suffix: str) -> Tensor:
+    """Decode a reference as it is.
 
-    try:
-        with Image.open(data) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGB")))
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{data.name}: not a readable image ({error}).") from error
-    return to_model_range(pixels[None])[:, 0]
+    Args:
+        reader: Where the member lies.
+        entry: The sample.
+        suffix: The member.
+
+    Returns:
+        (3, H, W) in [-1, 1] at its own size; transparency is black, as in editing.
+    """
+    return to_model_range(read_image(reader.read(entry, suffix))[None])[:, 0]

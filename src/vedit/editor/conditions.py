@@ -1,16 +1,19 @@
-"""Masks and references at the size at which a clip is edited, in the range of the model."""
+"""Masks and references in the range of the model, as it encodes them and as it is shown them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vedit.context.base import ContextEncoder
 from vedit.data.transforms import ReferenceTransform, to_mask, to_model_range
 from vedit.editor.checkpoint import ClipSize
 from vedit.editor.inputs import Clip, Pixels, as_pixels, reference_images
+from vedit.references import REFERENCE
 from vedit.video.region import iter_region
 
 
@@ -39,21 +42,40 @@ def regions(clip: Clip, mask: Pixels | None, size: ClipSize) -> Iterator[Tensor]
         yield to_mask((region * 255).byte()[None, :, :, None].expand(-1, -1, -1, 3))[:, 0]
 
 
+@dataclass(frozen=True)
+class References:
+    """The references of a request.
+
+    Attributes:
+        encoded: (1, R, 3, H, W) in [-1, 1] at the size of a clip; None if there are none.
+        shown: for a context encoder that looks at them, R images (3, h, w) as they are given, once;
+            empty for another.
+    """
+
+    encoded: Tensor | None = None
+    shown: tuple[tuple[Tensor, ...], ...] = ()
+
+
 def references(
-    given: Pixels | Sequence[Pixels] | None, size: ClipSize, transform: ReferenceTransform
-) -> Tensor | None:
-    """Reference images at the size of a clip.
+    given: Pixels | Sequence[Pixels] | None,
+    size: ClipSize,
+    transform: ReferenceTransform,
+    context: ContextEncoder | None = None,
+) -> References:
+    """Read reference images.
 
     Args:
         given: one or several, as `vedit.editor.inputs.reference_images` takes them.
         size: at which the clip is edited.
         transform: what brings an image to that size.
+        context: whom they may be shown to.
 
     Returns:
-        (1, R, 3, H, W) in [-1, 1]; None if none is given.
+        As they are encoded, and as they are shown.
     """
     if given is None:
-        return None
-    pixels = (size.height, size.width)
-    images = [signed(image) for image in reference_images(given)]
-    return transform.stack(images, pixels, torch.Generator())[None]
+        return References()
+    images = tuple(signed(image) for image in reference_images(given))
+    encoded = transform.stack(images, (size.height, size.width), torch.Generator())[None]
+    looks = context is not None and REFERENCE in context.reads_images
+    return References(encoded, (images,) if looks else ())

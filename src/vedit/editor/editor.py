@@ -13,7 +13,7 @@ from torch import Tensor
 from vedit.batch import EditBatch
 from vedit.data.transforms import to_pixels
 from vedit.editor.checkpoint import ClipSize, Trained, Weights, load_trained
-from vedit.editor.conditions import references, regions, signed
+from vedit.editor.conditions import References, references, regions, signed
 from vedit.editor.edited import EditedVideo
 from vedit.editor.inputs import Clip, Pixels, open_clip
 from vedit.editor.request import Request
@@ -231,7 +231,7 @@ class Editor:
         small = (resized(signed(f), size.height, size.width) for f in clip.frames())
         sources = cut(small, size.frames, overlap)
         inside = cut(regions(clip, request.mask, size), size.frames, overlap)
-        reference = references(request.reference, size, self._transform)
+        reference = references(request.reference, size, self._transform, self.system.context)
 
         def edited() -> Iterator[tuple[Tensor, int]]:
             for number, ((source, real), (region, _)) in enumerate(
@@ -250,7 +250,7 @@ class Editor:
     def _window(
         self,
         videos: dict[str, Tensor],
-        reference: Tensor | None,
+        reference: References,
         request: Request,
         number: int,
         progress: Progress | None,
@@ -258,7 +258,13 @@ class Editor:
         """Edit one window; returns (F, 3, H, W) in [-1, 1] on the CPU."""
         system, codec = self.system, self.system.codec
         assert codec is not None
-        batch = EditBatch((request.instruction,), (f"window {number}",), videos, reference)
+        batch = EditBatch(
+            (request.instruction,),
+            (f"window {number}",),
+            videos,
+            reference.encoded,
+            reference.shown,
+        )
         source = videos["source"]
         grid = codec.latent_grid(*source.shape[-3:])
         with torch.autocast(

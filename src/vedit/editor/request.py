@@ -17,7 +17,7 @@ class Request:
         mask: Where: a video or image file, or uint8 frames, of any size; white is inside. It may
             end before the video does, the rest then lies outside.
         reference: What it shall look like: an image file, a video file (its first frame is
-            taken), or uint8 pixels (H, W, 3); or several of them.
+            taken), or uint8 pixels (H, W, 3); or several of them, each of any size.
         seed: Of the noise.
         steps: Of the sampler; None takes the number of the checkpoint.
         guidance: Scale on the instruction; None takes that of the checkpoint.
