@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.clips import moving
 
 from vedit.codecs.wan_vae import WanVAE
 from vedit.errors import ConfigError, DataError, WeightsError
 from vedit.model import materialise
 
+NANO_VAE = str(Path(__file__).parents[2] / "nano" / "vae")
 TINY: dict[str, Any] = {
     "base_dim": 8,
     "z_dim": 4,
@@ -162,14 +164,61 @@ def test_float32_ignores_an_autocast_around_it(codec: WanVAE) -> None:
         assert torch.equal(codec.encode(video), expected)
 
 
-def test_tiling_is_used_and_keeps_the_sizes(codec: WanVAE, saved: Path) -> None:
-    tiled = WanVAE(str(saved), tiling=True)
-    tiled.vae.enable_tiling(32, 32, 24, 24)
-    video = clip(5, 48, 64)
-    latents, expected = tiled.encode(video), codec.encode(video)
-    assert latents.shape == expected.shape
-    assert tiled.decode(expected).shape == video.shape
-    assert not torch.equal(latents, expected), "tiles were used"
+@pytest.mark.parametrize("config", [TINY, {**TINY, "patch_size": None, "in_channels": 3}])
+def test_tiles_are_of_pixels_and_what_is_no_larger_is_not_tiled(config: dict[str, Any]) -> None:
+    config = {**config, "out_channels": config["in_channels"]}
+    config["dim_mult"] = [1, 1, 1] if config["patch_size"] else [1, 1, 1, 1]
+    config["temperal_downsample"] = [True, True, False][: len(config["dim_mult"]) - 1]
+    torch.manual_seed(0)
+    whole = WanVAE(config=config)
+    tiled = WanVAE(config=config, tiling=True, tile_size=32, tile_overlap=16)
+    tiled.vae.load_state_dict(whole.vae.state_dict())
+    sides: list[tuple[int, int]] = []
+    tiled.vae.encoder.register_forward_pre_hook(
+        lambda _, inputs: sides.append(tuple(inputs[0].shape[-2:]))
+    )
+    fits = clip(5, 32, 24)
+    latents = whole.encode(fits)
+    assert torch.equal(tiled.encode(fits), latents)
+    assert torch.equal(tiled.decode(latents), whole.decode(latents))
+    sides.clear()
+    larger = clip(5, 24, 64)
+    latents = whole.encode(larger)
+    assert tiled.encode(larger).shape == latents.shape
+    unit = config["patch_size"] or 1
+    assert sides == [(24 // unit, 32 // unit)] * 6  # three tiles, each in two steps of time
+    assert tiled.decode(latents).shape == larger.shape
+
+
+def test_tiles_lose_far_less_than_the_autoencoder_does() -> None:
+    whole = WanVAE(NANO_VAE)
+    frame = moving(1, 96, 160).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    latents = whole.encode(frame)
+    video = whole.decode(latents)
+    lost = (video - frame).square().mean()
+    off, away = [], []
+    for overlap in (8, 32):
+        tiled = WanVAE(NANO_VAE, tiling=True, tile_size=64, tile_overlap=overlap)
+        off.append((tiled.encode(frame) - latents).norm() / latents.norm())
+        away.append((tiled.decode(latents) - video).square().mean())
+        assert (tiled.decode(tiled.encode(frame)) - frame).square().mean() < 1.1 * lost
+    assert off[1] < off[0] < 0.15
+    assert away[1] < away[0] < 0.1 * lost
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"tile_size": 100}, "init_args.tile_size: got 100, .* 8 pixels of a latent; nearest: 96"),
+        ({"tile_size": 0}, "init_args.tile_size: got 0, .* nearest: 8"),
+        ({"tile_overlap": 12}, "init_args.tile_overlap: got 12, .* nearest: 16"),
+        ({"tile_size": 64, "tile_overlap": 40}, "got 40, expected at most half of .* is 64"),
+    ],
+)
+def test_tiles_that_cannot_be_are_refused(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        WanVAE(config=TINY, tiling=True, **sizes)
+    WanVAE(config=TINY, **sizes)  # nobody reads them
 
 
 def test_fingerprint_follows_weights_and_settings(codec: WanVAE, saved: Path) -> None:
@@ -178,9 +227,10 @@ def test_fingerprint_follows_weights_and_settings(codec: WanVAE, saved: Path) ->
     prints = {
         WanVAE(str(saved)).fingerprint(),
         WanVAE(str(saved), tiling=True).fingerprint(),
+        WanVAE(str(saved), tiling=True, tile_overlap=128).fingerprint(),
         WanVAE(str(saved), dtype="bfloat16").fingerprint(),
         codec.fingerprint(),
         other.fingerprint(),
     }
-    assert len(prints) == 5
+    assert len(prints) == 6
     assert WanVAE(str(saved)).fingerprint() in prints

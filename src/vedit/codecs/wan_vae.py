@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vedit.codecs.base import Codec
+from vedit.codecs.tiles import Tiles
 from vedit.codecs.wan_names import is_original, sizes_of, to_diffusers
 from vedit.errors import ConfigError, WeightsError, nearest
 from vedit.folders import resolve_folder
@@ -35,10 +36,13 @@ class WanVAE(Codec):
     Args:
         weights: folder or hub id in diffusers' layout, whose tensors may bear the names that Wan's
             own code gives them; None for random weights.
-        tiling: encode and decode large frames in overlapping tiles, with less memory; tiles are
-            blended, so the result differs slightly.
+        tiling: encode and decode frames that are larger than a tile in overlapping tiles, with less
+            memory; no tile sees what lies beyond it, so the result differs slightly.
         dtype: in which it computes; its weights and what it returns are float32.
         config: sizes by diffusers' names; the rest are the defaults, which are those of Wan 2.1.
+        tile_size: pixels along a side of a tile, a multiple of those of a latent.
+        tile_overlap: pixels that tiles share with their neighbours at least, such a multiple too
+            and at most half a tile; the more, the less the result differs.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class WanVAE(Codec):
         tiling: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
         config: dict[str, Any] | None = None,
+        tile_size: int = 256,
+        tile_overlap: int = 64,
     ) -> None:
         super().__init__()
         self.weights = weights
@@ -62,8 +68,7 @@ class WanVAE(Codec):
         self.latent_channels = self.config["z_dim"]
         self.temporal_factor = TEMPORAL_FACTOR
         self.spatial_factor = _spatial_factor(self.config)
-        if tiling:
-            self.vae.enable_tiling()
+        self.tiles = Tiles(tile_size, tile_overlap, self.spatial_factor) if tiling else None
         self.requires_grad_(False).train(False)
         if weights is not None and not only_shape:
             self.load_weights()
@@ -100,10 +105,9 @@ class WanVAE(Codec):
         """
         self.check_size(*video.shape[-3:])
         self._lay_out(video.device)
-        with self._precision(video):
-            moments = self.vae.encode(video.to(self.vae.dtype)).latent_dist
+        raw = self._modes(video) if self.tiles is None else self.tiles.encode(self._modes, video)
         mean, inverse_std = self._statistics(video.device)
-        return (moments.mode().float() - mean) * inverse_std
+        return (raw - mean) * inverse_std
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -111,21 +115,32 @@ class WanVAE(Codec):
         mean, inverse_std = self._statistics(latents.device)
         raw = latents.float() / inverse_std + mean
         self._lay_out(latents.device)
-        with self._precision(latents):
-            video = self.vae.decode(raw.to(self.vae.dtype)).sample
-        return video.float().clamp(-1, 1)
+        video = self._video(raw) if self.tiles is None else self.tiles.decode(self._video, raw)
+        return video.clamp(-1, 1)
 
     def fingerprint(self) -> str:
-        """Digest of the sizes, the weights, the dtype and tiling."""
+        """Digest of the sizes, the weights, the dtype and tiles."""
         sizes = {name: value for name, value in self.config.items() if not name.startswith("_")}
         digest = hashlib.sha256(json.dumps(sizes, sort_keys=True, default=list).encode())
-        digest.update(f"{self.dtype} {self.vae.use_tiling}".encode())
+        digest.update(f"{self.dtype} {self.tiles or False}".encode())
         if self.weights is not None:
             digest.update(fingerprint_of(resolve_folder(self.weights)).encode())
         else:
             for name, value in self.vae.state_dict().items():
                 digest.update(name.encode() + value.cpu().float().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def _modes(self, video: Tensor) -> Tensor:
+        """Latents as the autoencoder has them, of a whole video or of a tile."""
+        with self._precision(video):
+            modes: Tensor = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
+        return modes.float()
+
+    def _video(self, raw: Tensor) -> Tensor:
+        """The video of such latents."""
+        with self._precision(raw):
+            video: Tensor = self.vae.decode(raw.to(self.vae.dtype)).sample
+        return video.float()
 
     def _lay_out(self, device: torch.device) -> None:
         """On a CPU, keep channels innermost: the norms over them then read whole cache lines.
