@@ -193,7 +193,7 @@ class EditSystem(Assembly):
         assert self.codec is not None
         conditions = self.conditions(batch)
         seeds = [seed_of(self.seed, key) for key in batch.keys]
-        shape = self._latent_shape(batch)
+        shape = self.latent_shape(batch)
         latents = self.sample(conditions, shape, seed=seeds, steps=steps, guidance=guidance)
         return self.codec.decode(latents).float().clamp(-1, 1)
 
@@ -287,16 +287,6 @@ class EditSystem(Assembly):
         assert self.model is not None
         segments = {n: getattr(i, "segment", None) for n, i in self.model.injections.items()}
         return {*dropped, *(name for name, segment in segments.items() if segment in dropped)}
-
-    def _latent_shape(self, batch: EditBatch) -> tuple[int, ...]:
-        for name in ("target", "source"):
-            if name in batch.latents:
-                return tuple(batch.latents[name].shape)
-            if name in batch.videos:
-                assert self.codec is not None
-                grid = self.codec.latent_grid(*batch.videos[name].shape[-3:])
-                return (len(batch), self.codec.latent_channels, *grid)
-        raise DataError(f"{batch.keys[0]}: neither source nor target, so no size to edit at")
 
     def _log_validation(self, name: str, value: Tensor, batch: EditBatch) -> None:
         self.log(name, value, batch_size=len(batch), sync_dist=True)

@@ -7,22 +7,19 @@ what it costs is in `vedit.backbones.flops` and in docs/scaling.md.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from vedit.backbones.activations import Kept
 from vedit.backbones.flops import Flops
 from vedit.backbones.layers import Surroundings
 from vedit.backbones.offload import Host
+from vedit.backbones.run_again import run_again
 from vedit.errors import ConfigError
 
 
@@ -90,7 +87,7 @@ class RecomputeBlocks(Recompute):
 
     def apply(self, block: nn.Module) -> None:
         """Checkpoint the block."""
-        _checkpointed(block)
+        run_again(block)
 
     def again(self, forward: Flops) -> float:
         """The forward pass, up to the last thing that the backward pass reads."""
@@ -116,7 +113,7 @@ class RecomputeFeedForward(Recompute):
                 f"recompute: RecomputeFeedForward needs blocks with a layer 'ffn', "
                 f"{type(block).__name__} has none; RecomputeBlocks takes any"
             )
-        _checkpointed(layer)
+        run_again(layer)
 
     def again(self, forward: Flops) -> float:
         """The first of the two products of the feed-forward layers."""
@@ -142,7 +139,7 @@ class KeepAttention(Recompute):
 
     def apply(self, block: nn.Module) -> None:
         """Checkpoint the block, except for the attention kernel."""
-        _checkpointed(block, partial(create_selective_checkpoint_contexts, keep_self_attention))
+        run_again(block, partial(create_selective_checkpoint_contexts, keep_self_attention))
 
     def again(self, forward: Flops) -> float:
         """As for whole blocks, without the products of self-attention."""
@@ -294,26 +291,3 @@ def is_attention_kernel(op: Any) -> bool:
     name = str(name).lower()
     backward = "backward" in name or "bwd" in name
     return not backward and any(part in name for part in ("attention", "attn", "flash"))
-
-
-def _checkpointed(module: nn.Module, context: Callable[[], Any] | None = None) -> None:
-    """Have a module drop what it would save, and run again when the backward pass asks for it.
-
-    The module's own `forward` is replaced, rather than its caller changed, so that it happens
-    inside what `module.compile()` compiles and inside the hooks by which FSDP gathers weights.
-    """
-    module.forward = _Recomputing(module.forward, context)
-
-
-class _Recomputing:
-    """A `forward` that is run again; an object, so that copies of a module get their own."""
-
-    def __init__(self, forward: Callable[..., Any], context: Callable[[], Any] | None) -> None:
-        self.forward, self.context = forward, context
-
-    def __call__(self, *args: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return self.forward(*args)
-        if self.context is None:
-            return checkpoint(self.forward, *args, use_reentrant=False)
-        return checkpoint(self.forward, *args, use_reentrant=False, context_fn=self.context)

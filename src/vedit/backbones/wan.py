@@ -293,8 +293,8 @@ class WanDiT(Backbone):
         """Load `weights` strictly, leaving the projections of contexts to the context encoder.
 
         What the blocks have no use for is left out, what they have beyond the weights starts
-        without effect (`vedit.backbones.pretrained`); one line of the log counts both. They
-         take torch's default dtype, float32 unless the trainer's precision says otherwise:
+        without effect (`vedit.backbones.pretrained`); one line of the log counts both. They take
+        torch's default dtype, float32 unless the trainer's precision says otherwise:
         what is stored in half precision must not train in it.
 
         Raises:
