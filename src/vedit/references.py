@@ -23,6 +23,11 @@ def reference_name(number: int) -> str:
     return f"{REFERENCE}.{number}" if number else REFERENCE
 
 
+def is_reference(name: str) -> bool:
+    """Whether a name is a reference's; the name of its file counts too."""
+    return name.partition(".")[0] == REFERENCE
+
+
 def reference_names(names: Iterable[str]) -> list[str]:
     """Those of some names that are a reference's, in their order."""
-    return [name for name in names if name.partition(".")[0] == REFERENCE]
+    return [name for name in names if is_reference(name)]

@@ -14,7 +14,7 @@ from vedit.batch import Conditions
 from vedit.flow.draws import drawn_from
 from vedit.model import EditModel
 from vedit.packing import SideBySide
-from vedit.references import reference_name
+from vedit.references import reference_name, reference_names
 from vedit.tokens import Context, Grid, TokenSequence
 
 TWIN_WIDTH = 8
@@ -48,7 +48,8 @@ def tokens_of(system: Any, video: Grid, present: Collection[str]) -> int:
     Args:
         system: built, on the meta device or not.
         video: (frames, height, width).
-        present: conditions that the sample has, such as "source"; others append nothing.
+        present: conditions that the sample has, such as "source" or, of several references,
+            "reference.1"; others append nothing.
 
     Returns:
         Their number; words that are appended do not count, since it depends on them.
@@ -56,7 +57,7 @@ def tokens_of(system: Any, video: Grid, present: Collection[str]) -> int:
     Raises:
         DataError: if the codec cannot take this size.
     """
-    references = 1 if "reference" in present else 0
+    references = len(reference_names(present))
     lengths = context_lengths(system, video, references)
     with drawn_from("twin"):  # injections draw weights, which nobody sees
         sequence = twin_sequence(

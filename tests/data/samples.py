@@ -39,11 +39,14 @@ def sample(
     *,
     frames: int = FRAMES,
     mask: bool = False,
-    reference: bool = False,
+    reference: bool | int = False,
     source: int | None = None,
     key: str | None = None,
 ) -> Sample:
-    """Sample ``number``: make the colours negative; ``source`` names a clip to share."""
+    """Sample ``number``: make the colours negative; ``source`` names a clip to share.
+
+    Of references, which are frames of the target, there may be several.
+    """
     video = clip(number if source is None else source, frames)
     target = 255 - video
     region = torch.zeros_like(video)
@@ -58,14 +61,15 @@ def sample(
         edit="negative",
         source_clip=f"clip{number % 3}.mp4",
         has_mask=mask,
-        has_reference=reference,
+        has_reference=bool(reference),
+        more_references=max(0, int(reference) - 1),
     )
     return Sample(
         record,
         encode_video(video, 24),
         encode_video(target, 24),
         encode_video(region, 24, crf=0) if mask else None,
-        png(target[frames // 2]) if reference else None,
+        tuple(png(target[(frames // 2 + i) % frames]) for i in range(int(reference))),
     )
 
 

@@ -22,20 +22,21 @@ from vedit.errors import ConfigError
 
 
 def records(*kinds: str) -> list[SampleRecord]:
-    """One record for each letter: image, video, a longer video, one with a mask, a reference."""
+    """One record for each letter: image, video, a longer one, with a mask, a reference, several."""
     made = {
         "i": replace(sample(0).record, task="image", frames=1),
         "v": sample(0).record,
         "l": replace(sample(0).record, frames=9),
         "m": replace(sample(0).record, has_mask=True),
         "r": replace(sample(0).record, has_reference=True),
+        "s": replace(sample(0).record, has_reference=True, more_references=2),
     }
     return [replace(made[kind], key=f"{kind}-{i}") for i, kind in enumerate("".join(kinds))]
 
 
 def tokens_of(bucket: Bucket) -> int:
     latent_frames = (bucket.frames - 1) // 4 + 1
-    return 6 * (2 * latent_frames + bucket.reference)
+    return 6 * (2 * latent_frames + bucket.references)
 
 
 def shown(mixture: Mixture, rows: list[list[SampleRecord]], ranks: int = 1) -> list[Counter[str]]:
@@ -109,7 +110,7 @@ def test_mistakes_are_named(weights: dict[str, float], said: str) -> None:
         Mixture({"one": 1.0}, weights).plan([records("iv")], 1, tokens_of)
 
 
-@pytest.mark.parametrize("letter", "ivlmr")
+@pytest.mark.parametrize("letter", "ivlmrs")
 def test_tokens_are_those_that_the_backbone_reads(letter: str) -> None:
     """The count from sizes alone against the sequence of a real batch."""
     import torch
@@ -125,8 +126,9 @@ def test_tokens_are_those_that_the_backbone_reads(letter: str) -> None:
     assert torch.equal(before, torch.get_rng_state())
     grid = system.codec.latent_grid(bucket.frames, bucket.height, bucket.width)
     latents: dict[str, Any] = {
-        name: torch.zeros(1, 4, *(grid if name != "reference" else (1, *grid[1:])))
+        name: torch.zeros(1, 4, *(grid if name != "reference" else (bucket.references, *grid[1:])))
         for name in conditions_of(bucket)
+        if "." not in name  # further references lie along t
     }
     sequence = system.model.sequence(
         torch.zeros(1, 4, *grid), torch.zeros(1), Conditions(latents, system.context.null(1))

@@ -28,12 +28,12 @@ def shards(folder: Path) -> Path:
 
 
 def test_batches_mix_shapes_but_never_conditions() -> None:
-    rows = [records("ivlivlrrmm")]
+    rows = [records("ivlivlrrmmss")]
     plan = Mixture({"a": 1.0}, batch_size=3, pack=True).plan(rows, 1, tokens_of)
     seen = []
     for batch in plan.epoch(0):
         there = [rows[0][draw.sample] for draw in batch]
-        assert len({(r.has_mask, r.has_reference) for r in there}) == 1
+        assert len({(r.has_mask, r.references) for r in there}) == 1
         seen.append({r.frames for r in there})
     assert max(map(len, seen)) > 1, "no batch mixes shapes"
 

@@ -33,6 +33,9 @@ def test_members_follow_from_the_record() -> None:
         "source.mp4", "target.mp4", "mask.mp4", "reference.png", "json",
     )  # fmt: skip
     assert SampleRecord.from_dict(VALID, WHERE).members == ("source.mp4", "target.mp4", "json")
+    several = SampleRecord.from_dict(VALID | {"has_reference": True, "more_references": 2}, WHERE)
+    assert several.references == ("reference.png", "reference.1.png", "reference.2.png")
+    assert several.members == ("source.mp4", "target.mp4", *several.references, "json")
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,8 @@ def test_members_follow_from_the_record() -> None:
         ({"key": "a.b"}, "key 'a.b' must have"),
         ({"instruction": "x"}, "unknown field 'instruction'. Did you mean 'instructions'?"),
         ({"extra": [1]}, "extra is [1], expected dict"),
+        ({"more_references": 1}, "more_references is 1, expected 0 or more, and has_reference"),
+        ({"has_reference": True, "more_references": -1}, "more_references is -1, expected 0"),
     ],
 )
 def test_a_wrong_field_is_named(change: dict[str, object], said: str) -> None:

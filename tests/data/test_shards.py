@@ -40,7 +40,7 @@ def members(number: int, change: Mapping[str, bytes] | None = None) -> list[tupl
 
 
 def test_what_is_written_is_scanned_and_read_back(tmp_path: Path) -> None:
-    written = [sample(0), sample(1, mask=True), sample(2, reference=True)]
+    written = [sample(0), sample(1, mask=True), sample(2, reference=True), sample(3, reference=3)]
     entries = write_shard(tmp_path / SHARD, written)
     assert scan_shard(tmp_path / SHARD) == entries
     assert [e.record for e in entries] == [s.record for s in written]

@@ -55,7 +55,7 @@ def pictures(tmp_path: Path) -> list[Image.Image]:
     for number, image in enumerate(found):
         data = io.BytesIO()
         image.save(data, "png")
-        samples.append(replace(sample(number, reference=True), reference=data.getvalue()))
+        samples.append(replace(sample(number, reference=True), references=(data.getvalue(),)))
         image.save(tmp_path / f"{number}.png")
     write_folder(tmp_path / "shards", samples)
     return found

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from vedit.data.schema import MASK, MEMBERS, RECORD, REFERENCE
+from vedit.data.schema import MASK, RECORD
 from vedit.data.shards import Entry
+from vedit.references import is_reference
 
 Kind = Literal["latents", "features"]
 
@@ -39,7 +40,7 @@ def latent_key(entry: Entry, suffix: str) -> str:
         in its key too, and a mask that it is one.
     """
     digest = entry.members[suffix].digest
-    if suffix == REFERENCE:
+    if is_reference(suffix):
         return f"{digest}-{entry.record.height}x{entry.record.width}"
     return f"{digest}-mask" if suffix == MASK else digest
 
@@ -68,7 +69,7 @@ def text_key(entry: Entry, text: str, reads: Sequence[str]) -> str:
 def _seen_key(entry: Entry, suffix: str) -> str:
     # Features of letterboxed references, made by earlier versions, are found under no key.
     digest = entry.members[suffix].digest
-    return f"{digest}-as-is" if suffix == REFERENCE else digest
+    return f"{digest}-as-is" if is_reference(suffix) else digest
 
 
 def images_read(context_encoder: object) -> tuple[str, ...]:
@@ -77,5 +78,5 @@ def images_read(context_encoder: object) -> tuple[str, ...]:
 
 
 def members_named(entry: Entry, names: Sequence[str]) -> list[str]:
-    """Those of a sample's members that have one of the names, such as "source"."""
-    return [m for m in MEMBERS if m in entry.members and m.partition(".")[0] in names]
+    """Those of a sample's members that have one of the names; "reference" names all references."""
+    return [m for m in entry.record.members if m.partition(".")[0] in names]

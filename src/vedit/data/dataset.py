@@ -17,7 +17,7 @@ from vedit.data.index import read_index
 from vedit.data.kinds import sample_as, stands_in
 from vedit.data.media import decode_image, decode_member
 from vedit.data.plan import Draw
-from vedit.data.schema import MASK, REFERENCE, SOURCE, TARGET
+from vedit.data.schema import MASK, SOURCE, TARGET
 from vedit.data.shards import Entry, ShardReader
 from vedit.data.transforms import Letterbox, ReferenceTransform
 
@@ -64,7 +64,8 @@ class EditDataset:
             draw: Which sample, with which seed, shown as what; a bare number takes seed 0.
 
         Returns:
-            Its words with pixels (3, F, H, W) in [-1, 1], latents (C, t, h, w), or both.
+            Its words with pixels (3, F, H, W) in [-1, 1], latents (C, t, h, w), or both; the
+            latents of references lie along t.
 
         Raises:
             DataError: The shard or its cache is damaged.
@@ -95,7 +96,8 @@ class EditDataset:
                     videos[name] = decode_member(self._reader, entry, suffix)
         if record.has_reference and self._reference_is_cached():
             assert self.latents is not None
-            latents["reference"] = self.latents.latents(entry, REFERENCE).float()
+            each = [self.latents.latents(entry, suffix).float() for suffix in record.references]
+            latents["reference"] = torch.cat(each, dim=1)
         images = self._references(entry)
         return EditSample(
             key=record.key,
@@ -127,9 +129,8 @@ class EditDataset:
     def _references(self, entry: Entry) -> list[Tensor]:
         """The references as they are, (3, h, w) each, where anybody wants pixels of them."""
         wanted = self._encodes_references() or self._shows_references()
-        if not entry.record.has_reference or not wanted:
-            return []
-        return [decode_image(self._reader, entry, REFERENCE)]
+        suffixes = entry.record.references if wanted else ()
+        return [decode_image(self._reader, entry, suffix) for suffix in suffixes]
 
     def _encoded_reference(
         self, entry: Entry, images: Sequence[Tensor], generator: Generator

@@ -31,8 +31,9 @@ from vedit.data.cache_keys import (
 from vedit.data.index import ShardIndex, read_index
 from vedit.data.lock import writing
 from vedit.data.media import decode_image, decode_member
-from vedit.data.schema import RECORD, REFERENCE
+from vedit.data.schema import RECORD
 from vedit.data.shards import Entry, ShardReader
+from vedit.references import is_reference
 
 
 class Encodes(Protocol):
@@ -74,7 +75,7 @@ def encode_shards(
 
     Args:
         directory: Folder of indexed shards.
-        codec: Encodes source, target, mask and reference (letterboxed, one frame) if given.
+        codec: Encodes source, target, mask and references (letterboxed, one frame) if given.
         context_encoder: Its features of every wording are stored if given.
         batch_size: Clips or wordings of one shape encoded at once.
         dtype: Type in which tensors are stored; float32 gives what encoding on the fly gives.
@@ -193,7 +194,7 @@ def _shapes(reader: ShardReader, entry: Entry, reads: Sequence[str]) -> object:
     members, record = members_named(entry, reads), entry.record
     video = (record.frames, record.height, record.width) if members else None
     return video, tuple(
-        (suffix, decode_image(reader, entry, suffix).shape if suffix == REFERENCE else None)
+        (suffix, decode_image(reader, entry, suffix).shape if is_reference(suffix) else None)
         for suffix in members
     )
 
@@ -202,7 +203,7 @@ def _seen(reader: ShardReader, entry: Entry, reads: Sequence[str]) -> dict[str, 
     """What an encoder looks at: videos (3, F, H, W), and references (3, 1, h, w) as they are."""
     return {
         suffix.rpartition(".")[0]: decode_image(reader, entry, suffix).unsqueeze(1)
-        if suffix == REFERENCE
+        if is_reference(suffix)
         else decode_member(reader, entry, suffix)
         for suffix in members_named(entry, reads)
     }

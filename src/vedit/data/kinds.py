@@ -20,7 +20,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def kind_of(record: SampleRecord) -> str:
-    """What a sample is: "reference" if it has one, else its task, such as "video"."""
+    """What a sample is: "reference" if it has any, else its task, such as "video"."""
     return "reference" if record.has_reference else record.task
 
 
@@ -42,7 +42,7 @@ def record_as(record: SampleRecord, kind: str | None) -> SampleRecord:
     if kind is None or not stands_in(record, kind):
         return record
     frames = 1 if kind == "image" else record.frames
-    return replace(record, task=kind, frames=frames, has_reference=False)
+    return replace(record, task=kind, frames=frames, has_reference=False, more_references=0)
 
 
 def sample_as(sample: EditSample, kind: str) -> EditSample:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Generator, Tensor
 
-from vedit.data.schema import MASK, REFERENCE
+from vedit.data.schema import MASK
 from vedit.data.shards import Entry, ShardReader
 from vedit.data.transforms import Letterbox, to_mask, to_model_range
 from vedit.errors import DataError
+from vedit.references import is_reference
 from vedit.video import read_video
 from vedit.video.image import read_image
 
@@ -28,7 +29,7 @@ def decode_member(reader: ShardReader, entry: Entry, suffix: str) -> Tensor:
     """
     record = entry.record
     size = (record.height, record.width)
-    if suffix == REFERENCE:
+    if is_reference(suffix):
         return Letterbox()(decode_image(reader, entry, suffix), size, Generator()).unsqueeze(1)
     data = reader.read(entry, suffix)
     frames = read_video(data).frames

@@ -11,6 +11,7 @@ from vedit.data.plan import BatchPlan, Bucket, Plan, bucket_of
 from vedit.data.schema import SampleRecord
 from vedit.data.turns import RoundRobin, turns_of
 from vedit.errors import ConfigError, nearest
+from vedit.references import reference_name
 
 TokensOf = Callable[[Bucket], int]
 """Tokens that the backbone reads for one sample of a bucket."""
@@ -136,9 +137,9 @@ class Mixture:
 
 
 def conditions_of(bucket: Bucket) -> tuple[str, ...]:
-    """Conditions that samples of a bucket bring, beside the instruction."""
-    there = (("source", True), ("mask", bucket.mask), ("reference", bucket.reference))
-    return tuple(name for name, present in there if present)
+    """Conditions that samples of a bucket bring beside the instruction, references one by one."""
+    mask = ("mask",) if bucket.mask else ()
+    return ("source", *mask, *map(reference_name, range(bucket.references)))
 
 
 def samples_by_budget(

@@ -37,20 +37,29 @@ class Draw:
 
 
 class Bucket(NamedTuple):
-    """What samples of one batch have in common."""
+    """What samples of one batch have in common.
+
+    Attributes:
+        task: Kind of sample.
+        frames: Length.
+        height: Pixels.
+        width: Pixels.
+        mask: Whether they have one.
+        references: How many they have; the sizes of those may differ.
+    """
 
     task: str
     frames: int
     height: int
     width: int
     mask: bool
-    reference: bool
+    references: int
 
 
 def bucket_of(record: SampleRecord) -> Bucket:
     """What the samples share that may be batched with this one."""
     shape = (record.frames, record.height, record.width)
-    return Bucket(record.task, *shape, record.has_mask, record.has_reference)
+    return Bucket(record.task, *shape, record.has_mask, len(record.references))
 
 
 class Plan(ABC):

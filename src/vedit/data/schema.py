@@ -2,7 +2,8 @@
 
 A sample is a run of adjacent tar members that share a key (WebDataset's convention):
 ``KEY.source.mp4``, ``KEY.target.mp4``, ``KEY.mask.mp4`` and ``KEY.reference.png`` where there
-are such, and ``KEY.json``, the record below.
+are such, further references as ``KEY.reference.1.png``, ``KEY.reference.2.png`` and so on, and
+``KEY.json``, the record below.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from vedit.errors import DataError, nearest
+from vedit.references import reference_name
 
 SOURCE = "source.mp4"
 TARGET = "target.mp4"
 MASK = "mask.mp4"
-REFERENCE = "reference.png"
 RECORD = "json"
-MEMBERS = (SOURCE, TARGET, MASK, REFERENCE, RECORD)
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class SampleRecord:
         stride: Step between frames in that file.
         has_mask: Whether a mask video lies beside.
         has_reference: Whether a reference image lies beside.
+        more_references: How many further ones do.
         extra: Anything else, kept as it is.
     """
 
@@ -59,6 +60,7 @@ class SampleRecord:
     stride: int = 1
     has_mask: bool = False
     has_reference: bool = False
+    more_references: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -69,8 +71,14 @@ class SampleRecord:
     @property
     def members(self) -> tuple[str, ...]:
         """Suffixes of the members that such a sample consists of."""
-        optional = ((MASK, self.has_mask), (REFERENCE, self.has_reference))
-        return (SOURCE, TARGET, *(m for m, there in optional if there), RECORD)
+        mask = (MASK,) if self.has_mask else ()
+        return (SOURCE, TARGET, *mask, *self.references, RECORD)
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Suffixes of the references, each of any size."""
+        count = 1 + self.more_references if self.has_reference else 0
+        return tuple(f"{reference_name(i)}.png" for i in range(count))
 
     def to_json(self) -> str:
         """Write as one line of JSON."""
@@ -148,6 +156,11 @@ class SampleRecord:
         for name in ("frames", "height", "width", "fps", "stride"):
             if getattr(self, name) <= 0:
                 raise DataError(f"{where}: {name} is {getattr(self, name)}, expected > 0.")
+        if self.more_references < 0 or (self.more_references and not self.has_reference):
+            raise DataError(
+                f"{where}: more_references is {self.more_references}, expected 0 or more, and "
+                "has_reference to be true where there are any."
+            )
 
 
 @cache

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vedit.data.schema import MASK, RECORD, REFERENCE, SOURCE, TARGET, SampleRecord
+from vedit.data.schema import MASK, RECORD, SOURCE, TARGET, SampleRecord
 from vedit.errors import DataError
+from vedit.references import reference_name
 from vedit.video import NamedBytes, probe
 
 _BLOCK = 512
@@ -51,7 +52,7 @@ class Sample:
     source: bytes
     target: bytes
     mask: bytes | None = None
-    reference: bytes | None = None
+    references: tuple[bytes, ...] = ()
 
     def members(self) -> dict[str, bytes]:
         """Bytes of each member by suffix.
@@ -65,8 +66,7 @@ class Sample:
         content = {SOURCE: self.source, TARGET: self.target}
         if self.mask is not None:
             content[MASK] = self.mask
-        if self.reference is not None:
-            content[REFERENCE] = self.reference
+        content |= {f"{reference_name(i)}.png": png for i, png in enumerate(self.references)}
         content[RECORD] = self.record.to_json().encode()
         if tuple(content) != self.record.members:
             raise DataError(
@@ -149,7 +149,7 @@ def scan_shard(path: Path) -> list[Entry]:
             if suffix not in record.members:
                 raise DataError(
                     f"{where}: member {key}.{suffix} is not announced by its record; "
-                    "set has_mask or has_reference, or leave it out."
+                    "set has_mask, has_reference or more_references, or leave it out."
                 )
         for suffix in (SOURCE, TARGET, MASK):
             if suffix in members:

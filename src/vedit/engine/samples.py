@@ -84,7 +84,7 @@ def _sample(
         source,
         encode_video(to_pixels(changing), fps, config.crf),
         None if mask is None else _encode_mask(mask, fps),
-        _encode_png(to_pixels(edited[shown : shown + 1])[0]) if config.reference else None,
+        (_encode_png(to_pixels(edited[shown : shown + 1])[0]),) if config.reference else (),
     )
 
 
