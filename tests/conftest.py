@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from hypothesis import settings
+from torch._functorch import config as partitioning
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
@@ -45,11 +46,13 @@ def pristine_state() -> Iterator[None]:
     dtype = torch.get_default_dtype()
     grad_enabled = torch.is_grad_enabled()
     deterministic = torch.are_deterministic_algorithms_enabled()
+    budget = partitioning.activation_memory_budget  # set by CompileBlocks
     environment = dict(os.environ)
     yield
     torch.set_default_dtype(dtype)
     torch.set_grad_enabled(grad_enabled)
     torch.use_deterministic_algorithms(deterministic)
+    partitioning.activation_memory_budget = budget
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
     # Trainers export MASTER_PORT and the like, which would leak into the next test.

@@ -7,6 +7,7 @@ records them anew. Do so only where a change is meant to change the computation,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -159,7 +160,7 @@ def record() -> None:
     """Train all systems and write their losses."""
     recorded = {}
     for name in KINDS:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             recorded[name] = losses_of(name, Path(folder))
     RECORDED.write_text(json.dumps(recorded, indent=2) + "\n")
     print(f"{RECORDED}: {', '.join(recorded)}", file=sys.stderr)
