@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from vedit.averaging import AVERAGE, Averaged
 from vedit.backbones.base import Backbone, BackboneSpec
@@ -19,7 +19,8 @@ from vedit.errors import ConfigError
 from vedit.finetune.base import Finetune
 from vedit.finetune.full import Full
 from vedit.finetune.plan import FinetunePlan
-from vedit.finetune.trained import restore, start_from
+from vedit.finetune.start import check_start, start_from
+from vedit.finetune.trained import restore
 from vedit.flow.draws import drawn_from
 from vedit.idle import Idle, Visitor
 from vedit.model import EditModel, materialise, shapes_only
@@ -37,6 +38,7 @@ class Built(Averaged):
         injections: slot to what makes its injection, in the order in which they act.
         finetune: what trains of each part, and how.
         init_from: a checkpoint, a run's folder or a folder of safetensors to start from.
+        init_without: patterns of its keys that are left out, such as "model.injections.mask.*".
         compile: how the backbone's blocks are compiled; None leaves them as they are.
         seed: of the weights that nothing is loaded into. Those of a part depend on it and on the
             part alone, so that a random tower is the same in every stage of a curriculum, and when
@@ -62,6 +64,7 @@ class Built(Averaged):
         injections: Mapping[str, Callable[[BackboneSpec], Injection]],
         finetune: FinetunePlan,
         init_from: str | None = None,
+        init_without: Sequence[str] = (),
         compile: CompileBlocks | None = None,
         seed: int = 0,
         idle: Idle = "keep",
@@ -72,7 +75,8 @@ class Built(Averaged):
         if "instruction" in injections and context is None:
             raise ConfigError("model.instruction: needs model.context, which is null")
         self.make_context = context if "instruction" in injections else None
-        self.finetune, self.init_from, self.seed = finetune, init_from, seed
+        self.finetune, self.seed = finetune, seed
+        self.init_from, self.init_without = init_from, tuple(init_without)
         self.compile_blocks, self.idle = compile, idle
         self.visitors: tuple[Visitor, ...] = ()
         self.strict_loading = False  # a checkpoint holds what trains; on_load_checkpoint is strict
@@ -90,7 +94,7 @@ class Built(Averaged):
         """Build, load strictly, start from `init_from`, apply the finetuning plan, compile.
 
         Args:
-            meta: shapes only: no memory, no weights, no `init_from`.
+            meta: shapes only: no memory, no weights; those of `init_from` are compared.
 
         Raises:
             WeightsError: if weights do not fit.
@@ -108,16 +112,24 @@ class Built(Averaged):
                     self.context = materialise(planned(partial(self.make_context, spec)))
             self._check_fit(spec)
             self.codec.requires_grad_(False).eval()
-            init = None if meta else self.init_from
-            rest = {} if init is None else start_from(self.parts(), init)
-            rest = {key: value for key, value in rest.items() if not key.startswith(f"{AVERAGE}.")}
+            rest = self._started(meta)
             for name, (part, finetune) in self.parts().items():
                 with drawn_from(self.seed, name):
                     self._replace_part(name, _applied(finetune, part, name))
         if rest:
-            restore(self.parts(), rest, f"model.init_from: {init}", complete=False)
+            restore(self.parts(), rest, f"model.init_from: {self.init_from}", complete=False)
         if self.compile_blocks is not None and not meta:
             self.compile_blocks.apply(self.model.backbone)
+
+    def _started(self, meta: bool) -> dict[str, Tensor]:
+        """Start from `init_from`: the tensors that adapters wait for."""
+        if self.init_from is None:
+            return {}
+        if meta:
+            check_start(self.parts(), self.init_from, self.init_without)
+            return {}
+        rest = start_from(self.parts(), self.init_from, self.init_without)
+        return {key: value for key, value in rest.items() if not key.startswith(f"{AVERAGE}.")}
 
     def _check_fit(self, spec: BackboneSpec) -> None:
         assert self.codec is not None

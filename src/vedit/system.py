@@ -64,6 +64,7 @@ class EditSystem(Assembly):
         lr_scheduler: makes the learning-rate schedule, stepped once an optimizer step.
         averaging: keeps a moving average of what trains; null keeps none.
         init_from: a checkpoint, a run's folder or a folder of safetensors to start from.
+        init_without: patterns of its keys that are left out, such as "model.injections.mask.*".
         compile: compiles the backbone's blocks; null runs them as they are.
         seed: start of every random stream of training.
         idle: where codec and frozen encoders are between uses in training: "keep" them on the
@@ -92,6 +93,7 @@ class EditSystem(Assembly):
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         averaging: Averaging | None = None,
         init_from: str | None = None,
+        init_without: list[str] | None = None,
         compile: CompileBlocks | None = None,
         seed: int = 0,
         idle: Idle = "keep",
@@ -100,8 +102,9 @@ class EditSystem(Assembly):
         slots |= {"reference": reference, **(extra or {})}
         injections = {name: make for name, make in slots.items() if make is not None}
         super().__init__(
-            backbone, codec, context, injections, finetune, init_from, compile, seed, idle
-        )
+            backbone, codec, context, injections, finetune, init_from, init_without or (), compile,
+            seed, idle,
+        )  # fmt: skip
         self.noise_levels, self.weighting, self.sampler = noise_levels, weighting, sampler
         self.guidance, self.dropout = guidance, dropout
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler

@@ -18,7 +18,7 @@ from vedit.sweep.experiments import Composition, Facts
 SECTION = "sweep"
 """Top-level key of an overlay that speaks to the sweep instead of the experiment."""
 
-UNBUILT = ("seed", "init_from", "optimizer", "lr_scheduler")
+UNBUILT = ("seed", "optimizer", "lr_scheduler")
 """Arguments of the model that neither its shapes nor its operations depend on."""
 
 

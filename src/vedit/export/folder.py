@@ -187,7 +187,7 @@ def _model(system: EditSystem, extra: bool, joined: bool) -> dict[str, Any]:
         raise ConfigError("this editor does not know its configuration; export a run of vedit fit")
     given = copy.deepcopy(system.config["model"])
     model: dict[str, Any] = dict(given.get("init_args") or given)
-    for key in ("finetune", "init_from", "lr_scheduler"):
+    for key in ("finetune", "init_from", "init_without", "lr_scheduler"):
         model.pop(key, None)
     if extra:
         model["init_from"] = f"./{FOLDER}"

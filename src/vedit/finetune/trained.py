@@ -6,7 +6,6 @@ A part is a module with its finetuning method; parts are named by the prefix of 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,13 +13,10 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from vedit.errors import WeightsError, nearest
-from vedit.finetune.adapter_file import from_adapter_file
 from vedit.finetune.base import Finetune
 from vedit.finetune.checkpoint_file import is_checkpoint, read_checkpoint
 from vedit.folders import ROOT
 from vedit.weights import tensors
-
-log = logging.getLogger(__name__)
 
 Parts: TypeAlias = Mapping[str, tuple[nn.Module, Finetune]]
 
@@ -36,11 +32,11 @@ def trained_state(parts: Parts, gathered: Mapping[str, Tensor] | None = None) ->
     Returns:
         Tensors by "PREFIX.NAME".
     """
-    found: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
     for name, (module, finetune) in parts.items():
         whole = module if gathered is None else _Gathered(_under(gathered, name))
-        found |= {f"{name}.{key}": tensor for key, tensor in finetune.saved(whole).items()}
-    return found
+        state |= {f"{name}.{key}": tensor for key, tensor in finetune.saved(whole).items()}
+    return state
 
 
 def restore(parts: Parts, state: Mapping[str, Tensor], where: str, complete: bool = True) -> None:
@@ -73,35 +69,6 @@ def restore(parts: Parts, state: Mapping[str, Tensor], where: str, complete: boo
                 raise WeightsError(f"{where}: {error}") from error
 
 
-def start_from(parts: Parts, path: str) -> dict[str, Tensor]:
-    """Copy what has a place in parts that are not adapted yet.
-
-    Args:
-        parts: by prefix.
-        path: see `read_trained`.
-
-    Returns:
-        The tensors that have no place, for which adapters may be meant.
-
-    Raises:
-        WeightsError: if a shape differs.
-    """
-    state = read_trained(path)
-    if path.endswith(".safetensors") and "model.backbone" in parts:
-        state = from_adapter_file(state, _found(path), parts["model.backbone"][1])
-    own = {f"{n}.{k}": v for n, (part, _) in parts.items() for k, v in part.state_dict().items()}
-    for key in state.keys() & own.keys():
-        if own[key].shape != state[key].shape:
-            raise WeightsError(
-                f"model.init_from: {path}: {key} is {tuple(state[key].shape)}, this "
-                f"configuration has {tuple(own[key].shape)}"
-            )
-        own[key].copy_(state[key])
-    fresh = {key.split(".")[2] for key in own.keys() - state if ".injections." in key}
-    log.info("%s: %d tensors; new: %s", path, len(state), ", ".join(sorted(fresh)) or "nothing")
-    return {key: tensor for key, tensor in state.items() if key not in own}
-
-
 def read_trained(path: str | Path) -> dict[str, Tensor]:
     """What a checkpoint, a run's folder, a folder of safetensors or one such file holds.
 
@@ -114,7 +81,7 @@ def read_trained(path: str | Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: if nothing of the kind is there, or it is damaged.
     """
-    path = _found(path)
+    path = found(path)
     if path.is_dir() and is_checkpoint(path / "checkpoints" / "last.ckpt"):
         path = path / "checkpoints" / "last.ckpt"
     if path.is_dir() and not is_checkpoint(path):
@@ -131,11 +98,34 @@ def read_trained(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path}: broken or cut short, fetch it again ({error}).") from error
-    state: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
+    state: dict[str, Tensor] = read_checkpoint(path, mmap=True)["state_dict"]
     return state
 
 
-def _found(path: str | Path) -> Path:
+def is_there(path: str | Path) -> bool:
+    """Whether `read_trained` would find something, whole or not.
+
+    Args:
+        path: as there.
+
+    Returns:
+        False for a run that has written no checkpoint yet, too.
+    """
+    path = found(path)
+    if is_checkpoint(path) or is_checkpoint(path / "checkpoints" / "last.ckpt"):
+        return True
+    return path.is_dir() and any(path.glob("*.safetensors"))
+
+
+def found(path: str | Path) -> Path:
+    """A path relative to the current directory, or else to the root of this repository.
+
+    Args:
+        path: of a file or a folder.
+
+    Returns:
+        Where it is.
+    """
     path = Path(path)
     return ROOT / path if not path.exists() and (ROOT / path).exists() else path
 
