@@ -180,7 +180,7 @@ ROWS = {
     ),
     "easyv2v: pooled mask, source": Row(
         "easyv2v",
-        "--model.mask PooledMask --data.latents never",
+        "--model.mask PooledMask",
         both(adds("mask", "source"), embedded_by("mask", "PooledPixels")),
     ),
     "easyv2v: mask by sequence": Row("easyv2v", "--model.mask AppendTokens", appends("mask")),

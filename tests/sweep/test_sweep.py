@@ -149,7 +149,7 @@ def test_cancelling_stops_a_sweep_which_can_go_on(
     write_grid(tmp_path, overrides=HOLD, budget={"steps": 4}, metrics={"loss": "train/loss"})
     hold, folder = tmp_path / "hold", tmp_path / "runs" / "sweeps" / "grid"
     hold.touch()
-    sweep = start("grid.yaml", folder=tmp_path)
+    sweep = start("grid.yaml", folder=tmp_path, background=True)
     wait_for(lambda: hold.read_text() == "reached", sweep)
     assert main(["sweep", "status", "grid.yaml"]) == 0
     said = capsys.readouterr().out

@@ -56,13 +56,17 @@ def stop_started() -> None:
             process.communicate()
 
 
-def start(*words: str, folder: Path) -> subprocess.Popen[str]:
-    """`vedit sweep` in a process and a session of its own."""
+IGNORING = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
+"""As a shell starts what a script puts in the background."""
+
+
+def start(*words: str, folder: Path, background: bool = False) -> subprocess.Popen[str]:
+    """`vedit sweep` in a process and a session of its own; in the background SIGINT is ignored."""
     known = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     paths = dict.fromkeys([str(ROOT / "src"), str(ROOT), *known])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "vedit", "sweep", *words],
+        [*(IGNORING if background else ()), sys.executable, "-m", "vedit", "sweep", *words],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,

@@ -149,7 +149,8 @@ def _stop_sweep(folder: SweepFolder, patience: float = 90.0) -> None:
             if owner.get("host") != socket.gethostname():
                 raise ConfigError(f"{error} Cancel it there") from error
             if not told:
-                os.kill(int(owner["process"]), signal.SIGINT)
+                # Not SIGINT, which what a shell put in the background does not hear.
+                os.kill(int(owner["process"]), signal.SIGTERM)
                 told = True
         time.sleep(0.2)
     raise ConfigError(f"{folder.root}: the sweep does not stop; see {OWNER} for its process")
