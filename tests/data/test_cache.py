@@ -257,6 +257,17 @@ def test_cached_samples_are_not_decoded(tmp_path: Path) -> None:
     assert both.reference is not None
 
 
+def test_what_an_encoder_looks_at_is_decoded_and_no_more(tmp_path: Path) -> None:
+    directory = folder(tmp_path)
+    encode_shards(directory, Pooling(), progress=quiet)
+    latents = CacheReader(directory, "latents")
+    sample = EditDataset(directory, latents, reads_images=("source", "reference"))[Draw(0, 5, 0)]
+    assert set(sample.videos) == {"source"}
+    assert set(sample.latents) == {"source", "target", "reference"}
+    assert sample.reference is None
+    assert len(sample.shown) == 1
+
+
 def test_a_random_reference_bypasses_the_cache_and_follows_the_seed(tmp_path: Path) -> None:
     directory = folder(tmp_path)
     encode_shards(directory, Pooling(), progress=quiet)

@@ -80,7 +80,7 @@ class EditDataset:
         """Read a sample; if only part of it will be shown, features of images do not serve."""
         record = entry.record
         generator = Generator().manual_seed(seed)
-        looked_at = self.reads_images if in_part and self.features is not None else ()
+        looked_at = self.reads_images if in_part or self.features is None else ()
         text = record.instruction
         if self.wording == "random":
             number = int(torch.randint(len(record.instructions), (1,), generator=generator))

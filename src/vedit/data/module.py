@@ -238,9 +238,7 @@ class EditData(LightningDataModule):
         reads = images_read(context)
         latents = self._cache(folder, "latents", ())
         features = self._cache(folder, "features", reads)
-        if features is None and latents is not None and reads:
-            arguments["pixels"] = True  # the context encoder has to look at them
-        elif not arguments.get("pixels") and getattr(self._system(), "model", None) is not None:
+        if not arguments.get("pixels") and getattr(self._system(), "model", None) is not None:
             arguments["pixels"] = self._system().reads_pixels()
         return EditDataset(folder, latents, features, reads, **arguments)
 
