@@ -76,7 +76,8 @@ def test_both_scales_ask_the_same(name: str) -> None:
         for option in options.values():
             twin = nano.axes[axis][option.name]
             if not option.files and not twin.files:
-                assert set(twin.overrides) == set(option.overrides)
+                started = {"model.init_without"}  # nano weights are there, and may not fit
+                assert set(twin.overrides) - started == set(option.overrides)
             assert [stage.name for stage in twin.stages] == [s.name for s in option.stages]
 
 

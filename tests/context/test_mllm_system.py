@@ -71,7 +71,7 @@ def test_what_trains_is_stored_and_put_back() -> None:
 @pytest.mark.parametrize("reference", [False, True])
 def test_guidance_leans_on_the_instruction(reference: bool) -> None:
     made, batch = shake(system()), make_batch(reference=reference)
-    conditions, shape = made.conditions(batch), made._latent_shape(batch)
+    conditions, shape = made.conditions(batch), made.latent_shape(batch)
     plain = made.sample(conditions, shape, seed=0, guidance=1.0)
     strong = made.sample(conditions, shape, seed=0, guidance=4.0)
     assert strong.isfinite().all()
