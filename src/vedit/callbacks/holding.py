@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from vedit.backbones.activations import BlockSizes, Reads, reads_of
 from vedit.callbacks.parameters import ffn_width
 from vedit.finetune.stored_linear import StoredLinear
+from vedit.parallel.optimizer_state import parts_of
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,6 @@ def holding_of(
     states, temporaries = optimizer_numbers(system.make_optimizer)
     width = backbone.spec.width
     sizes = BlockSizes(tokens, context, width, ffn_width(backbone), backbone.heads, number)
-    channels = 1.0
-    for size in latents:
-        channels *= size
     return Holding(
         trained=sum(c[0] for c in (*counts, *towers)),
         frozen=sum(c[1] for c in counts),
@@ -94,7 +93,7 @@ def holding_of(
         sizes=sizes,
         reads=reads_of(backbone.blocks[0], mixed),
         # Latents, noise, prediction, their loss in float32; tokens twice packed and in the head.
-        outside=(8 * 4 * channels + 2 * context * width * number, 4 * tokens * width * number),
+        outside=(8 * 4 * prod(latents) + 2 * context * width * number, 4 * tokens * width * number),
         average=sum(a[0] for a in averaged) if here else 0.0,
         widened=sum(a[1] for a in averaged) if here else 0.0,
     )
@@ -115,7 +114,7 @@ def optimizer_numbers(make: Callable[[Any], Any]) -> tuple[float, float]:
         weight.grad = torch.zeros(16, 16)
         optimizer = make([weight])
         optimizer.step()
-    inner = getattr(optimizer, "halves", [optimizer])
+    inner = parts_of(optimizer)
     tensors = [
         value
         for each in inner
