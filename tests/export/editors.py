@@ -45,8 +45,12 @@ def configuration(folder: Path, **slots: Any) -> dict[str, Any]:
 
 
 def trained(folder: Path, **slots: Any) -> tuple[Path, EditSystem]:
+    """A checkpoint of a tiny editor with these slots, see `shaken`."""
+    return shaken(folder, configuration(folder, **slots))
+
+
+def shaken(folder: Path, model: dict[str, Any]) -> tuple[Path, EditSystem]:
     """A checkpoint whose trained tensors are random, and the system that it holds."""
-    model = configuration(folder, **slots)
     system = make_system(model, "test")
     system.configure_model()
     generator = torch.Generator().manual_seed(1)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 from tests.context.test_multiscale_vlm import QWEN25
-from tests.export.editors import CONCAT, LORA, SIZES, configuration
+from tests.export.editors import CONCAT, LORA, SIZES, configuration, shaken
 from tests.tiny_run import part
 from torch import Tensor
 
 from vedit.batch import Conditions
-from vedit.editor.checkpoint import load_trained, make_system
+from vedit.editor.checkpoint import load_trained
 from vedit.errors import ConfigError
 from vedit.export.export import export
 from vedit.system import EditSystem
@@ -25,20 +25,6 @@ FULL = part("vedit.finetune.full.Full")
 CLIP = {"hidden_size": 20, "intermediate_size": 24, "num_hidden_layers": 2}
 CLIP |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
 TEXT = 512  # diffusers takes the last 512 tokens of the context for text, all before for images
-
-
-def trained(folder: Path, model: dict[str, Any]) -> tuple[Path, EditSystem]:
-    """A checkpoint whose trained tensors are random, and the system that it holds."""
-    system = make_system(model, "test")
-    system.configure_model()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in system.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    path = folder / "last.ckpt"
-    torch.save({"state_dict": system.trained_state(), "config": {"model": model}}, path)
-    return path, system.eval()
 
 
 def dual(folder: Path, images: list[str], **plan: Any) -> dict[str, Any]:
@@ -91,7 +77,7 @@ def velocity(system: EditSystem) -> Tensor:
 def test_a_second_branch_becomes_that_of_image_to_video_models(
     images: list[str], tmp_path: Path
 ) -> None:
-    path, system = trained(tmp_path, dual(tmp_path, images, backbone=LORA, connector=FULL))
+    path, system = shaken(tmp_path, dual(tmp_path, images, backbone=LORA, connector=FULL))
     lines = export(path, "diffusers", tmp_path / "out")
     assert "a WanTransformer3DModel of diffusers" in lines[0]
     transformer = WanTransformer3DModel.from_pretrained(tmp_path / "out" / "transformer")
@@ -116,7 +102,7 @@ def test_a_second_branch_becomes_that_of_image_to_video_models(
 
 def test_one_self_attention_has_no_class_elsewhere_but_its_adapter_loads(tmp_path: Path) -> None:
     plan = {"backbone": LORA, "connector": FULL}
-    path, system = trained(tmp_path, unified(tmp_path, **plan))
+    path, system = shaken(tmp_path, unified(tmp_path, **plan))
     for format in ("diffusers", "comfyui"):
         with pytest.raises(ConfigError, match=r"UnifiedBlock has no counterpart.*--format vedit"):
             export(path, format, tmp_path / format)
@@ -134,7 +120,7 @@ def test_one_self_attention_has_no_class_elsewhere_but_its_adapter_loads(tmp_pat
 def test_our_own_format_takes_any_block(compose: Any, backbone: dict, tmp_path: Path) -> None:
     plan = {"backbone": backbone, "connector": FULL}
     images = () if compose is unified else (["reference"],)
-    path, system = trained(tmp_path, compose(tmp_path, *images, **plan))
+    path, system = shaken(tmp_path, compose(tmp_path, *images, **plan))
     export(path, "vedit", tmp_path / "out")
     (tmp_path / "base").rename(tmp_path / "gone")  # nothing of the export lies there
     again = load_trained((tmp_path / "out").rename(tmp_path / "moved")).system
@@ -143,7 +129,7 @@ def test_our_own_format_takes_any_block(compose: Any, backbone: dict, tmp_path: 
 
 
 def test_half_precision_is_what_was_asked_for(tmp_path: Path) -> None:
-    path, _ = trained(tmp_path, unified(tmp_path, backbone=FULL))
+    path, _ = shaken(tmp_path, unified(tmp_path, backbone=FULL))
     export(path, "vedit", tmp_path / "out", torch.bfloat16)
     stored = tensors(tmp_path / "out" / "transformer")
     assert {value.dtype for value in stored.values()} == {torch.bfloat16}
